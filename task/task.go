@@ -44,7 +44,8 @@ type Process interface {
 	Start(ctx context.Context) error
 
 	// Kill sends sig to the process, or with all to everything in the container. It may be called at any time, also
-	// during Start and before it. ErrNotFound: the process has exited.
+	// during Start and before it. With all it also reaches what an ended process left behind in the container.
+	// ErrNotFound: the process has exited.
 	Kill(ctx context.Context, sig syscall.Signal, all bool) error
 
 	// Wait blocks until the process has ended and tells how. The shim calls it once, from a goroutine of its own:

@@ -1,0 +1,43 @@
+package bundle
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/shimwright/shimwright/task"
+)
+
+// exit is the wire form of exit.json: that of containerd's shim since 2.4, so that either's delete understands the other's.
+type exit struct {
+	Timestamp time.Time
+	Pid       int
+	Status    int
+}
+
+// WriteExit notes how process pid, the container's first one, ended. e.At must be set. It belongs between seeing the
+// exit and telling anyone: then no one who was told can find a delete that says otherwise.
+func WriteExit(dir string, pid int, e task.Exit) error {
+	data, err := json.Marshal(exit{e.At.UTC(), pid, e.Status})
+	if err != nil {
+		return fmt.Errorf("write %s: %w", ExitFile, err)
+	}
+	return WriteFile(dir, ExitFile, data)
+}
+
+// ReadExit reads what WriteExit noted. ErrNotFound: nothing; ErrInvalidArgument: it is torn.
+func ReadExit(dir string) (pid int, e task.Exit, err error) {
+	data, err := readFile(dir, ExitFile)
+	if err != nil {
+		return 0, task.Exit{}, err
+	}
+	var x exit
+	if err := json.Unmarshal(data, &x); err != nil {
+		return 0, task.Exit{}, torn(ExitFile, err)
+	}
+	if x.Timestamp.IsZero() || x.Pid < 0 || x.Status < 0 || x.Status > 255 {
+		return 0, task.Exit{}, torn(ExitFile, errors.New("no such exit is possible"))
+	}
+	return x.Pid, task.Exit{Status: x.Status, At: x.Timestamp}, nil
+}

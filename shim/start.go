@@ -1,0 +1,134 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/ttrpc"
+	"github.com/shimwright/shimwright/internal/bootstrap"
+	"github.com/shimwright/shimwright/internal/bundle"
+	"github.com/shimwright/shimwright/internal/daemon"
+	"github.com/shimwright/shimwright/internal/socket"
+)
+
+// startTimeout bounds a start that has to wait for another one of its group.
+const startTimeout = 15 * time.Second
+
+// start answers with the address of the shim that serves the container: a new one, or its group's. It says nothing on
+// stderr unless it fails; then no socket and no process of it is left.
+func (c *command) start() error {
+	if err := c.identify(); err != nil {
+		return err
+	}
+	dir, err := workdir()
+	if err != nil {
+		return err
+	}
+	params, err := bootstrap.Read(c.stdin, c.flags.id, c.flags.namespace, c.getenv)
+	if err != nil {
+		return err
+	}
+	if c.flags.address == "" {
+		c.flags.address = params.GRPCAddress
+	}
+	address, debugAddress, err := c.addresses(dir, params.SocketDir)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	for {
+		err := c.launch(ctx, address, debugAddress, params)
+		if errors.Is(err, errdefs.ErrAlreadyExists) {
+			// One that does not answer is on its way out or failed to start: what it held is free by now, or soon.
+			if err = answers(ctx, address, c.flags.id); err != nil && ctx.Err() == nil {
+				time.Sleep(5 * time.Millisecond)
+				continue
+			}
+		}
+		if err != nil {
+			return err
+		}
+		break
+	}
+	if err := bundle.WriteAddress(dir, address); err != nil {
+		return err
+	}
+	return bootstrap.WriteReply(c.stdout, params.Dialect, address)
+}
+
+// addresses are the shim's sockets: one shim for each group of containers.
+func (c *command) addresses(dir, socketDir string) (address, debug string, err error) {
+	if socketDir == "" {
+		socketDir = socket.DefaultDir
+	}
+	group := bundle.Group(dir)
+	if group == "" {
+		group = c.flags.id
+	}
+	if address, err = socket.Address(socketDir, c.flags.address, c.flags.namespace, group); err != nil {
+		return "", "", err
+	}
+	debug, err = socket.DebugAddress(socketDir, c.flags.address, c.flags.namespace, group)
+	return address, debug, err
+}
+
+// launch starts a serving process. ErrAlreadyExists: somebody listens at address.
+func (c *command) launch(ctx context.Context, address, debugAddress string, params *bootstrap.Params) (err error) {
+	args := []string{"-namespace", c.flags.namespace, "-id", c.flags.id, "-address", c.flags.address}
+	addresses := []string{address}
+	if c.flags.debug || params.Level <= slog.LevelDebug {
+		args = append(args, "-debug")
+		addresses = append(addresses, debugAddress)
+	}
+	var listeners []*os.File
+	for _, a := range addresses {
+		s, err := socket.Listen(a)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		defer func() { // before Close, see Remove
+			if err != nil {
+				_ = s.Remove()
+			}
+		}()
+		f, err := s.File()
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		listeners = append(listeners, f)
+	}
+	p := *params
+	if p.TTRPCAddress == "" {
+		p.TTRPCAddress = c.getenv(bootstrap.EnvTTRPCAddress)
+	}
+	return daemon.Spawn(ctx, args, append(os.Environ(), bootstrap.EnvTTRPCAddress+"="+p.TTRPCAddress), listeners...)
+}
+
+// answers asks the shim at address whether it serves.
+func answers(ctx context.Context, address, id string) error {
+	path, err := socket.Path(address)
+	if err != nil {
+		return err
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return err
+	}
+	client := ttrpc.NewClient(conn)
+	defer client.Close()
+	if _, err := taskapi.NewTTRPCTaskClient(client).Connect(ctx, &taskapi.ConnectRequest{ID: id}); err != nil {
+		return fmt.Errorf("the group's shim at %s does not answer: %w", address, err)
+	}
+	return nil
+}
