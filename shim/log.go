@@ -12,17 +12,20 @@ import (
 // reading too, so that it works before a daemon opens it, and after one has gone.
 type logFile struct{ fd int }
 
-// openLog opens the FIFO at path. Without one, stderr takes the log.
-func openLog(path string) *logFile {
+// openLog opens the FIFO at path. Without one the log goes to stderr, if somebody runs the shim by hand, or nowhere.
+func openLog(path string, byHand bool) *logFile {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil && !byHand {
+		fd, err = unix.Open(os.DevNull, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	}
 	if err != nil {
-		return &logFile{int(os.Stderr.Fd())}
+		return &logFile{unix.Stderr}
 	}
 	return &logFile{fd}
 }
 
 // takeStderr makes the log this process's stderr as well: the Go runtime's last words go there.
-func (l *logFile) takeStderr() { _ = unix.Dup3(l.fd, int(os.Stderr.Fd()), 0) }
+func (l *logFile) takeStderr() { _ = unix.Dup3(l.fd, unix.Stderr, 0) }
 
 // Write writes whole lines as far as they fit, and claims to have written everything.
 func (l *logFile) Write(p []byte) (int, error) {

@@ -27,13 +27,16 @@ import (
 
 // What the end of the serving process waits for, at most.
 const (
-	drainTimeout  = 3 * time.Second // events that the daemon has not taken
-	answerTimeout = time.Second     // answers under way
+	drainTimeout  = 3 * time.Second        // events that the daemon has not taken
+	hangupTimeout = 250 * time.Millisecond // callers, after the answer to Shutdown
 )
 
 // serve is the shim: it serves the task service until it is told to shut down and nothing is left to serve.
 func (c *command) serve() (err error) {
 	if err := c.identify(); err != nil {
+		return err
+	}
+	if err := daemon.SealDescriptors(); err != nil {
 		return err
 	}
 	if c.getenv("SCHED_CORE") != "" {
@@ -64,7 +67,7 @@ func (c *command) serve() (err error) {
 			return err
 		}
 	}
-	sink := openLog(filepath.Join(dir, bundle.LogFile))
+	sink := openLog(filepath.Join(dir, bundle.LogFile), c.flags.socket != "")
 	log := slog.New(slog.NewTextHandler(sink, &slog.HandlerOptions{Level: c.level()})).With("runtime", c.name, "shim", c.flags.id, "namespace", c.flags.namespace)
 	if err := daemon.YieldToDaemon(); err != nil {
 		log.Warn("OOM score not adjusted", "error", err)
@@ -121,17 +124,14 @@ func (c *command) serve() (err error) {
 				continue
 			case served = <-failed:
 			case <-stopping:
-				// First nobody new finds the shim, then the daemon gets its events, then the last answers go out.
-				err := sock.Remove()
+				// First nobody new finds the shim, then the daemon gets its events, then the callers have their answers.
+				served = sock.Remove()
 				if left := drain(queue); left > 0 {
 					log.Error("events lost: the daemon did not take them before the shim's end", "events", left)
 				}
-				actx, cancel := context.WithTimeout(context.Background(), answerTimeout)
+				hangup, cancel := context.WithTimeout(context.Background(), hangupTimeout)
 				defer cancel()
-				if serr := srv.Shutdown(actx); serr != nil && !errors.Is(serr, context.DeadlineExceeded) {
-					err = errors.Join(err, serr)
-				}
-				served = err
+				served = errors.Join(served, srv.Shutdown(hangup))
 			}
 			return
 		}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"strconv"
@@ -86,12 +87,17 @@ func Ready() error {
 	return errors.Join(unix.Dup3(int(null.Fd()), 0, 0), unix.Dup3(int(null.Fd()), 1, 0))
 }
 
-// Inherited is listener fd of the serving process; nil if there is none. It is not passed on.
+// SealDescriptors keeps everything that this process inherited, listeners and a careless daemon's files alike, from
+// being inherited any further.
+func SealDescriptors() error {
+	return os.NewSyscallError("close_range", unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC))
+}
+
+// Inherited is listener fd of the serving process; nil if there is none.
 func Inherited(fd int) *os.File {
 	if !Listens(fd) {
 		return nil
 	}
-	unix.CloseOnExec(fd)
 	return os.NewFile(uintptr(fd), "listener")
 }
 

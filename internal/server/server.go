@@ -26,25 +26,29 @@ type Config struct {
 }
 
 // Server is a ttrpc server with the task service and the author's own.
-type Server struct{ ttrpc *ttrpc.Server }
+type Server struct {
+	ttrpc   *ttrpc.Server
+	callers callers
+}
 
 // New returns a server that refuses peers of another user.
 func New(cfg Config) (*Server, error) {
 	chain := append([]ttrpc.UnaryServerInterceptor{logged(cfg.Log), mapped, recovered(cfg.Log)}, cfg.Interceptors...)
-	s, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()), ttrpc.WithUnaryServerInterceptor(chained(chain)))
-	if err != nil {
+	s := new(Server)
+	var err error
+	if s.ttrpc, err = ttrpc.NewServer(ttrpc.WithServerHandshaker(&s.callers), ttrpc.WithUnaryServerInterceptor(chained(chain))); err != nil {
 		return nil, err
 	}
 	svc := &service{sup: cfg.Supervisor, shutdown: cfg.Shutdown}
 	for _, name := range serviceNames {
-		s.RegisterService(name, &ttrpc.ServiceDesc{Methods: svc.methods()})
+		s.ttrpc.RegisterService(name, &ttrpc.ServiceDesc{Methods: svc.methods()})
 	}
 	if cfg.Register != nil {
-		if err := cfg.Register(s); err != nil {
+		if err := cfg.Register(s.ttrpc); err != nil {
 			return nil, err
 		}
 	}
-	return &Server{s}, nil
+	return s, nil
 }
 
 // Serve answers on l until Shutdown or Close.
@@ -55,8 +59,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// Shutdown ends the server when the answers under way are out, or with ctx.
-func (s *Server) Shutdown(ctx context.Context) error { return s.ttrpc.Shutdown(ctx) }
+// Shutdown ends the server when the callers have hung up, or with ctx. ttrpc's own would cut off answers under way.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.callers.wait(ctx)
+	return s.Close()
+}
 
 // Close ends the server at once.
 func (s *Server) Close() error { return s.ttrpc.Close() }

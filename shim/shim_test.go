@@ -1,0 +1,674 @@
+package shim_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	events "github.com/containerd/containerd/api/services/ttrpc/events/v1"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/ttrpc"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/shimwright/shimwright/internal/bootstrap"
+	"github.com/shimwright/shimwright/internal/bundle"
+	"github.com/shimwright/shimwright/internal/socket"
+	"github.com/shimwright/shimwright/shim"
+	"github.com/shimwright/shimwright/task"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/emptypb"
+)
+
+// The test binary is the shim when it is asked to be: what is tested is what an author gets.
+const asShim = "SHIM_TEST_AS_SHIM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asShim) != "" {
+		shim.Run("io.example.host.v1", newHost, shim.WithVersion("v1.2.3", "abcdef"))
+	}
+	os.Exit(m.Run())
+}
+
+// host runs config.json's args as plain processes of the host.
+type host struct{}
+
+func newHost(_ context.Context, env *shim.Env) (task.Runtime, error) {
+	if os.Getenv("SHIM_TEST_FAIL_INIT") != "" && env.Serving {
+		return nil, errors.New("the moon is in the wrong phase")
+	}
+	return host{}, nil
+}
+
+func (host) Create(_ context.Context, r *task.CreateRequest) (task.Task, error) {
+	if r.Spec == nil {
+		return nil, fmt.Errorf("no config.json: %w", errdefs.ErrInvalidArgument)
+	}
+	cmd := exec.Command(r.Spec.Process.Args[0], r.Spec.Process.Args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = r.IO.Stdin, r.IO.Stdout, r.IO.Stderr
+	return &process{cmd: cmd}, nil
+}
+
+type process struct {
+	cmd *exec.Cmd
+	mu  sync.Mutex
+	pid int
+}
+
+func (p *process) PID() int { p.mu.Lock(); defer p.mu.Unlock(); return p.pid }
+func (p *process) Start(context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.cmd.Start(); err != nil {
+		return err
+	}
+	p.pid = p.cmd.Process.Pid
+	return nil
+}
+func (p *process) Kill(_ context.Context, s syscall.Signal, _ bool) error {
+	return p.cmd.Process.Signal(s)
+}
+func (p *process) Wait() task.Exit              { _ = p.cmd.Wait(); return task.ExitOf(p.cmd.ProcessState) }
+func (p *process) Delete(context.Context) error { return nil }
+
+// site is a daemon's side: a bundle, a socket directory, and an event service.
+type site struct {
+	t          *testing.T
+	id, bundle string
+	sockets    string
+	daemon     string // the ttrpc address
+
+	mu     sync.Mutex
+	events []string
+}
+
+func newSite(t *testing.T, id string, annotations map[string]string, args ...string) *site {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "shim") // short: socket paths are
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	s := &site{t: t, id: id, sockets: dir + "/s", daemon: dir + "/d"}
+	s.bundle = s.newBundle(dir+"/"+id, annotations, args...)
+	srv, err := ttrpc.NewServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	events.RegisterTTRPCEventsService(srv, s)
+	l, err := net.Listen("unix", s.daemon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = srv.Serve(context.Background(), l) }() // ends with Close
+	t.Cleanup(func() { srv.Close() })
+	return s
+}
+
+func (s *site) newBundle(dir string, annotations map[string]string, args ...string) string {
+	s.t.Helper()
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		s.t.Fatal(err)
+	}
+	spec, err := json.Marshal(specs.Spec{Version: specs.Version, Process: &specs.Process{Args: args, Cwd: "/"}, Annotations: annotations})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, bundle.ConfigFile), spec, 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	return dir
+}
+
+func (s *site) Forward(_ context.Context, r *events.ForwardRequest) (*emptypb.Empty, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.events = append(s.events, strings.TrimPrefix(r.Envelope.Topic, "/tasks/"))
+	return &emptypb.Empty{}, nil
+}
+
+func (s *site) told() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.events)
+}
+
+// command is the binary called for container id in bundle dir, as a daemon calls it.
+func (s *site) command(id, dir, action string, flags ...string) *exec.Cmd {
+	self, err := os.Executable()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	cmd := exec.Command(self, append(append([]string{"-namespace", "test", "-address", "/run/daemon.sock", "-publish-binary", "/bin/true", "-id", id}, flags...), action)...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), asShim+"=1", "TTRPC_ADDRESS="+s.daemon, "GRPC_ADDRESS=/run/daemon.sock", "NAMESPACE=test", "MAX_SHIM_VERSION=2", "GORACE=atexit_sleep_ms=0")
+	return cmd
+}
+
+// params are what a daemon of 2.3 or later writes to stdin.
+func (s *site) params(id string) []byte {
+	p := bootstrap.Params{Dialect: bootstrap.Protobuf, ID: id, Namespace: "test", SocketDir: s.sockets, GRPCAddress: "/run/daemon.sock", TTRPCAddress: s.daemon}
+	b, err := p.Encode()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return b
+}
+
+// start starts a shim as 2.3 does and returns its address.
+func (s *site) start(id, dir string, env ...string) (string, error) {
+	cmd := s.command(id, dir, "start")
+	cmd.Stdin = bytes.NewReader(s.params(id))
+	cmd.Env = append(cmd.Env, env...)
+	return reply(cmd)
+}
+
+// reply runs start. Like daemons of 2.x do, it takes stdout and stderr together.
+func reply(cmd *exec.Cmd) (string, error) {
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	r, err := bootstrap.ParseReply(out)
+	if err != nil {
+		return "", err
+	}
+	return r.Address, nil
+}
+
+// client is a connected shim.
+type client struct {
+	*ttrpc.Client
+	t       *testing.T
+	address string
+	pid     int
+}
+
+func (s *site) connect(address string) *client {
+	s.t.Helper()
+	conn, err := net.Dial("unix", strings.TrimPrefix(address, "unix://"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	c := &client{ttrpc.NewClient(conn), s.t, address, 0}
+	s.t.Cleanup(func() { c.Close() })
+	resp := new(taskapi.ConnectResponse)
+	if err := c.call("Connect", &taskapi.ConnectRequest{ID: s.id}, resp); err != nil {
+		s.t.Fatal(err)
+	}
+	c.pid = int(resp.ShimPid)
+	s.t.Cleanup(func() { _ = syscall.Kill(c.pid, syscall.SIGKILL) })
+	return c
+}
+
+func (c *client) call(method string, req, resp any) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	return errgrpc.ToNative(c.Call(ctx, "containerd.task.v2.Task", method, req, resp))
+}
+
+func (c *client) must(method string, req any) {
+	c.t.Helper()
+	if err := c.call(method, req, &emptypb.Empty{}); err != nil {
+		c.t.Fatalf("%s: %v", method, err)
+	}
+}
+
+// gone waits until the shim has ended and removed its socket.
+func (c *client) gone() {
+	c.t.Helper()
+	eventually(c.t, "the shim's end", func() bool {
+		_, err := os.Stat(strings.TrimPrefix(c.address, "unix://"))
+		return errors.Is(err, fs.ErrNotExist) && !running(c.pid)
+	})
+}
+
+// running tells whether pid is there and is no zombie.
+func running(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !bytes.Contains(stat, []byte(") Z "))
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s did not come", what)
+		}
+	}
+}
+
+// One binary serves all daemons; each gets an answer that it understands, and nothing else.
+func TestThreeDialects(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("the older dialects put sockets into " + socket.DefaultDir + ": needs root")
+	}
+	for _, d := range []bootstrap.Dialect{bootstrap.Bare, bootstrap.JSON, bootstrap.Protobuf} {
+		t.Run(fmt.Sprint(d), func(t *testing.T) {
+			s := newSite(t, "dialect", nil, "/bin/sh", "-c", "echo $1; exit 7", "sh", "x")
+			cmd := s.command(s.id, s.bundle, "start")
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			switch d {
+			case bootstrap.Bare:
+				cmd.Env = slices.DeleteFunc(cmd.Env, func(e string) bool { return strings.HasPrefix(e, "MAX_SHIM_VERSION") })
+			case bootstrap.Protobuf:
+				cmd.Stdin = bytes.NewReader(s.params(s.id))
+			}
+			out, err := cmd.Output()
+			if err != nil || stderr.Len() > 0 {
+				t.Fatalf("start: %v, stderr %q", err, stderr.String())
+			}
+			switch d {
+			case bootstrap.Bare:
+				if !bytes.HasPrefix(out, []byte("unix:///run/containerd/s/")) {
+					t.Errorf("reply %q", out)
+				}
+			case bootstrap.JSON:
+				var r struct {
+					Version           int
+					Address, Protocol string
+				}
+				if err := json.Unmarshal(out, &r); err != nil || r.Version != 2 || r.Protocol != "ttrpc" {
+					t.Errorf("reply %q: %v", out, err)
+				}
+			}
+			r, err := bootstrap.ParseReply(out)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if noted, err := bundle.ReadAddress(s.bundle); err != nil || noted != r.Address {
+				t.Errorf("noted address %q, %v; answered %q", noted, err, r.Address)
+			}
+			c := s.connect(r.Address)
+			c.must("Create", &taskapi.CreateTaskRequest{ID: s.id, Bundle: s.bundle})
+			c.must("Start", &taskapi.StartRequest{ID: s.id})
+			wait := new(taskapi.WaitResponse)
+			if err := c.call("Wait", &taskapi.WaitRequest{ID: s.id}, wait); err != nil || wait.ExitStatus != 7 {
+				t.Errorf("wait: %v, %v", wait, err)
+			}
+			c.must("Delete", &taskapi.DeleteRequest{ID: s.id})
+			c.must("Shutdown", &taskapi.ShutdownRequest{ID: s.id})
+			c.gone()
+			if got := s.told(); !slices.Equal(got, []string{"create", "start", "exit", "delete"}) {
+				t.Errorf("events %v", got)
+			}
+		})
+	}
+}
+
+func TestSocketIsPrivate(t *testing.T) {
+	s := newSite(t, "modes", nil, "/bin/true")
+	address, err := s.start(s.id, s.bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := s.connect(address)
+	for path, want := range map[string]fs.FileMode{strings.TrimPrefix(address, "unix://"): fs.ModeSocket | 0o600, s.sockets: fs.ModeDir | 0o700} {
+		if st, err := os.Stat(path); err != nil || st.Mode() != want {
+			t.Errorf("%s: %v, %v; want %v", path, st.Mode(), err, want)
+		}
+	}
+	if pgid, err := unix.Getpgid(c.pid); err != nil || pgid != c.pid {
+		t.Errorf("process group %d of process %d: %v", pgid, c.pid, err)
+	}
+	own, _ := os.ReadFile("/proc/self/oom_score_adj")
+	its, _ := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", c.pid))
+	a, _ := strconv.Atoi(strings.TrimSpace(string(own)))
+	b, _ := strconv.Atoi(strings.TrimSpace(string(its)))
+	if b != min(a+1, 1000) {
+		t.Errorf("OOM score %d, its daemon's is %d", b, a)
+	}
+	c.must("Shutdown", &taskapi.ShutdownRequest{})
+	c.gone()
+}
+
+// What the container starts with: three descriptors and nothing of the shim's.
+func TestNoDescriptorReachesTheContainer(t *testing.T) {
+	s := newSite(t, "fds", nil, "/bin/sh", "-c", "ls /proc/$$/fd")
+	out := filepath.Join(s.bundle, "out")
+	address, err := s.start(s.id, s.bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := s.connect(address)
+	c.must("Create", &taskapi.CreateTaskRequest{ID: s.id, Bundle: s.bundle, Stdout: "file://" + out})
+	c.must("Start", &taskapi.StartRequest{ID: s.id})
+	c.must("Wait", &taskapi.WaitRequest{ID: s.id})
+	if got, _ := os.ReadFile(out); string(got) != "0\n1\n2\n" {
+		t.Errorf("descriptors %q", got)
+	}
+	c.must("Delete", &taskapi.DeleteRequest{ID: s.id})
+	c.must("Shutdown", &taskapi.ShutdownRequest{})
+	c.gone()
+}
+
+// A runtime that cannot be made: start says why, and leaves nothing.
+func TestStartFailsClean(t *testing.T) {
+	s := newSite(t, "fails", nil, "/bin/true")
+	_, err := s.start(s.id, s.bundle, "SHIM_TEST_FAIL_INIT=1")
+	if err == nil || !strings.Contains(err.Error(), "the moon is in the wrong phase") {
+		t.Errorf("start: %v", err)
+	}
+	if left, _ := os.ReadDir(s.sockets); len(left) > 0 {
+		t.Errorf("left in %s: %v", s.sockets, left)
+	}
+	if _, err := s.start(s.id, s.bundle); err != nil {
+		t.Errorf("start after a failed one: %v", err)
+	} else {
+		addr, _ := bundle.ReadAddress(s.bundle)
+		c := s.connect(addr)
+		c.must("Shutdown", &taskapi.ShutdownRequest{})
+		c.gone()
+	}
+}
+
+// Any number of starts of one group at once end with one shim, also when the first of them fails.
+func TestOneShimForAGroup(t *testing.T) {
+	for _, annotation := range []string{"io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"} {
+		t.Run(annotation, func(t *testing.T) {
+			s := newSite(t, "pod", nil, "/bin/true")
+			const n = 12
+			addresses := make([]string, n)
+			var wg sync.WaitGroup
+			for i := range n {
+				id := fmt.Sprintf("member%d", i)
+				dir := s.newBundle(filepath.Join(filepath.Dir(s.bundle), id), map[string]string{annotation: "pod"}, "/bin/true")
+				var env []string
+				if i%4 == 0 {
+					env = []string{"SHIM_TEST_FAIL_INIT=1"}
+				}
+				wg.Go(func() {
+					a, err := s.start(id, dir, env...)
+					if err != nil && env == nil {
+						t.Errorf("%s: %v", id, err)
+					}
+					addresses[i] = a
+				})
+			}
+			wg.Wait()
+			pids := map[int]bool{}
+			var c *client
+			for i, a := range addresses {
+				if a == "" {
+					continue
+				}
+				c = s.connect(a)
+				pids[c.pid] = true
+				if i%4 != 0 && a != addresses[1] {
+					t.Errorf("addresses differ: %s and %s", a, addresses[1])
+				}
+			}
+			if len(pids) != 1 {
+				t.Errorf("%d shims for one group", len(pids))
+			}
+			c.must("Shutdown", &taskapi.ShutdownRequest{})
+			c.gone()
+			if left, _ := os.ReadDir(s.sockets); len(left) > 0 {
+				t.Errorf("left: %v", left)
+			}
+		})
+	}
+}
+
+// A shim that was killed leaves a socket; the next start replaces it, and delete removes it and tells the noted exit.
+func TestAfterSIGKILL(t *testing.T) {
+	s := newSite(t, "killed", nil, "/bin/sh", "-c", "exit 7")
+	address, err := s.start(s.id, s.bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := s.connect(address)
+	c.must("Create", &taskapi.CreateTaskRequest{ID: s.id, Bundle: s.bundle})
+	c.must("Start", &taskapi.StartRequest{ID: s.id})
+	wait := new(taskapi.WaitResponse)
+	if err := c.call("Wait", &taskapi.WaitRequest{ID: s.id}, wait); err != nil {
+		t.Fatal(err)
+	}
+	kill := func(pid int) {
+		t.Helper()
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "its end", func() bool { return !running(pid) })
+	}
+	kill(c.pid)
+	if address, err = s.start(s.id, s.bundle); err != nil {
+		t.Fatal("start over a stale socket:", err)
+	}
+	kill(s.connect(address).pid)
+
+	for range 2 { // repeated: the same
+		out, err := s.command(s.id, s.bundle, "delete", "-bundle", s.bundle).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp := new(taskapi.DeleteResponse)
+		if err := proto.Unmarshal(out, resp); err != nil {
+			t.Fatal(err)
+		}
+		if resp.ExitStatus != 7 || !resp.ExitedAt.AsTime().Equal(wait.ExitedAt.AsTime()) {
+			t.Errorf("delete: %v, wait said %v", resp, wait)
+		}
+		if left, _ := os.ReadDir(s.sockets); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+	}
+}
+
+// delete of what never was, with nothing or garbage in the bundle: 137, now.
+func TestDeleteOfNothing(t *testing.T) {
+	s := newSite(t, "nothing", nil)
+	for _, garbage := range []string{"", "{", "\x00\xff"} {
+		for _, name := range []string{bundle.ConfigFile, bundle.ExitFile, bundle.AddressFile, bundle.InitPIDFile} {
+			if err := os.WriteFile(filepath.Join(s.bundle, name), []byte(garbage), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out, err := s.command(s.id, s.bundle, "delete").Output()
+		resp := new(taskapi.DeleteResponse)
+		if err := errors.Join(err, proto.Unmarshal(out, resp)); err != nil || resp.ExitStatus != 137 || resp.ExitedAt.AsTime().Before(time.Now().Add(-time.Minute)) {
+			t.Errorf("delete with %q: %v, %v", garbage, resp, err)
+		}
+	}
+}
+
+func TestSIGTERMDoesNotDropTasks(t *testing.T) {
+	s := newSite(t, "term", nil, "/bin/sleep", "60")
+	address, err := s.start(s.id, s.bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := s.connect(address)
+	c.must("Create", &taskapi.CreateTaskRequest{ID: s.id, Bundle: s.bundle})
+	c.must("Start", &taskapi.StartRequest{ID: s.id})
+	for range 3 {
+		if err := syscall.Kill(c.pid, syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		c.must("State", &taskapi.StateRequest{ID: s.id})
+	}
+	c.must("Kill", &taskapi.KillRequest{ID: s.id, Signal: 9})
+	c.must("Wait", &taskapi.WaitRequest{ID: s.id})
+	c.must("Delete", &taskapi.DeleteRequest{ID: s.id})
+	if err := syscall.Kill(c.pid, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	c.gone()
+}
+
+// SIGUSR1 writes every stack to the log; a log that nobody reads fills up and holds up nothing.
+func TestLogNeverBlocks(t *testing.T) {
+	s := newSite(t, "log", nil, "/bin/true")
+	fifo := filepath.Join(s.bundle, bundle.LogFile)
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.OpenFile(fifo, os.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	cmd := s.command(s.id, s.bundle, "start", "-debug")
+	cmd.Stdin = bytes.NewReader(s.params(s.id))
+	address, err := reply(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := s.connect(address)
+	for range 300 { // far more than a pipe holds
+		if err := syscall.Kill(c.pid, syscall.SIGUSR1); err != nil {
+			t.Fatal(err)
+		}
+		c.must("Connect", &taskapi.ConnectRequest{ID: s.id})
+	}
+	var log []byte
+	buf := make([]byte, 64<<10)
+	if err := reader.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	for !bytes.Contains(log, []byte("goroutine ")) {
+		n, err := reader.Read(buf)
+		if err != nil {
+			t.Fatalf("the log has no stacks: %v", err)
+		}
+		log = append(log, buf[:n]...)
+	}
+	if !bytes.Contains(log, []byte("msg=serving")) {
+		t.Errorf("the log begins with %.200q", log)
+	}
+
+	debug, err := socket.DebugAddress(s.sockets, "/run/daemon.sock", "test", s.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("unix", strings.TrimPrefix(debug, "unix://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if n, err := conn.Read(buf); err != nil || !bytes.Contains(buf[:n], []byte("goroutine ")) {
+		t.Errorf("debug socket: %q, %v", buf[:n], err)
+	}
+	c.must("Shutdown", &taskapi.ShutdownRequest{})
+	c.gone()
+	if left, _ := os.ReadDir(s.sockets); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// Without config.json, or with one that has no process, start works: sandbox shims have none.
+func TestStartWithoutSpec(t *testing.T) {
+	for name, config := range map[string]string{"missing": "", "empty": "{}", "torn": "{"} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, "bare", nil)
+			path := filepath.Join(s.bundle, bundle.ConfigFile)
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+			if config != "" {
+				if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			address, err := s.start(s.id, s.bundle)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := s.connect(address)
+			err = c.call("Create", &taskapi.CreateTaskRequest{ID: s.id, Bundle: s.bundle}, &emptypb.Empty{})
+			if name != "empty" && !errors.Is(err, errdefs.ErrInvalidArgument) {
+				t.Errorf("create: %v", err)
+			}
+			if name == "empty" && !errors.Is(err, errdefs.ErrInternal) { // this test's runtime panics: it survives that
+				t.Errorf("create: %v", err)
+			}
+			c.must("Shutdown", &taskapi.ShutdownRequest{})
+			c.gone()
+		})
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	s := newSite(t, "cmd", nil)
+	for _, c := range []struct {
+		name   string
+		args   []string
+		stdin  string
+		code   int
+		stdout string
+		stderr string
+	}{
+		{"by hand", nil, "", 1, "", "runs containers for containerd"},
+		{"version", []string{"-v"}, "", 0, "Version:  v1.2.3", ""},
+		{"long version", []string{"-version"}, "", 0, "Revision: abcdef", ""},
+		{"help", []string{"-h"}, "", 0, "-namespace", ""},
+		{"no namespace", []string{"-id", "x", "start"}, "", 1, "", "-namespace is required"},
+		{"bad id", []string{"-namespace", "n", "-id", "../x", "start"}, "", 1, "", "-id"},
+		{"no id", []string{"-namespace", "n", "delete"}, "", 1, "", "-id"},
+		{"unknown flag", []string{"-fly", "start"}, "", 1, "", "-fly"},
+		{"unknown action", []string{"-namespace", "n", "-id", "x", "fly"}, "", 1, "", "fly"},
+		{"garbage on stdin", []string{"-namespace", "n", "-id", "x", "start"}, "\xff\xff\xff", 1, "", "stdin"},
+		{"garbage for info", []string{"-info"}, "\xff\xff\xff", 1, "", "stdin"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cmd := s.command("", s.bundle, "")
+			cmd.Args = append(cmd.Args[:1], c.args...)
+			cmd.Stdin = strings.NewReader(c.stdin)
+			var stdout, stderr bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &stdout, &stderr
+			_ = cmd.Run()
+			if cmd.ProcessState.ExitCode() != c.code || !strings.Contains(stdout.String(), c.stdout) || !strings.Contains(stderr.String(), c.stderr) {
+				t.Errorf("exit code %d, stdout %q, stderr %q", cmd.ProcessState.ExitCode(), stdout.String(), stderr.String())
+			}
+			if c.name == "by hand" && strings.Count(stderr.String(), "\n") != 2 {
+				t.Errorf("want two lines: %q", stderr.String())
+			}
+			if c.stderr == "" && stderr.Len() > 0 || c.stdout == "" && stdout.Len() > 0 {
+				t.Errorf("too much said: stdout %q, stderr %q", stdout.String(), stderr.String())
+			}
+		})
+	}
+}
+
+func TestInfo(t *testing.T) {
+	s := newSite(t, "info", nil)
+	cmd := s.command("", s.bundle, "")
+	cmd.Args = append(cmd.Args[:1], "-info")
+	out, err := cmd.Output()
+	info := new(types.RuntimeInfo)
+	if err := errors.Join(err, proto.Unmarshal(out, info)); err != nil || info.Name != "io.example.host.v1" || info.Version.Version != "v1.2.3" {
+		t.Errorf("info: %v, %v", info, err)
+	}
+}
+
+// The shim's end does not wait for a daemon that is away longer than it has to.
+func TestShutdownWithoutDaemon(t *testing.T) {
+	s := newSite(t, "away", nil, "/bin/true")
+	s.daemon = "/nowhere/at/all"
+	address, err := s.start(s.id, s.bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := s.connect(address)
+	c.must("Create", &taskapi.CreateTaskRequest{ID: s.id, Bundle: s.bundle})
+	c.must("Delete", &taskapi.DeleteRequest{ID: s.id})
+	c.must("Shutdown", &taskapi.ShutdownRequest{})
+	c.gone()
+}
