@@ -167,10 +167,10 @@ func removeStale(path string) error {
 	if info.Mode().Type() != fs.ModeSocket {
 		return fmt.Errorf("%s is in the way and is no socket: %w", path, errdefs.ErrFailedPrecondition)
 	}
-	switch err := connect(path); err {
-	case nil, unix.EAGAIN: // EAGAIN: so many connect that the queue is full
+	switch err := connect(path); {
+	case err == nil, errors.Is(err, unix.EAGAIN): // EAGAIN: so many connect that the queue is full
 		return fmt.Errorf("somebody listens on %s: %w", path, errdefs.ErrAlreadyExists)
-	case unix.ECONNREFUSED:
+	case errors.Is(err, unix.ECONNREFUSED):
 		return os.Remove(path)
 	default:
 		return fmt.Errorf("connect to %s: %w", path, err)
@@ -193,11 +193,8 @@ func lock(path string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	for {
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
 		err = unix.Flock(int(dir.Fd()), unix.LOCK_EX)
-		if err != unix.EINTR {
-			break
-		}
 	}
 	if err != nil {
 		dir.Close()

@@ -1,0 +1,61 @@
+# Everything that is done to this project. `make help` lists it; the scripts in hack/ do it.
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | \
+		while read -r target what; do printf '  %-12s %s\n' "$$target" "$$what"; done
+
+.PHONY: deps
+deps: ## install what building and testing need, where it is missing (Debian, Ubuntu)
+	@hack/deps.sh build test lint
+
+.PHONY: build
+build: ## build the binaries into bin/: static, stripped
+	@hack/deps.sh build
+	@hack/build.sh
+
+.PHONY: demo
+demo: build ## run a real container with the runc shim, without any daemon (root)
+	@bin/demo -shim bin/containerd-shim-runc-v2
+
+.PHONY: test
+test: ## run all tests: unit, root and real daemon (root)
+	@hack/deps.sh test
+	@hack/test.sh ./...
+
+.PHONY: test-unit
+test-unit: ## run the tests that need neither root nor a daemon
+	@hack/deps.sh test
+	@SHIMWRIGHT_SKIP_ROOT=1 hack/test.sh ./...
+
+.PHONY: test-root
+test-root: ## run the tests of all packages but the real daemon's (root)
+	@hack/deps.sh test
+	@hack/test.sh $$(go list ./... | grep -v /test/daemon)
+
+.PHONY: test-daemon
+test-daemon: ## run the tests with a real containerd (root)
+	@hack/deps.sh test
+	@hack/test.sh ./test/daemon
+
+.PHONY: fuzz
+fuzz: ## fuzz every parser for 10 s each
+	@hack/deps.sh build
+	@hack/fuzz.sh 10s
+
+.PHONY: lint
+lint: ## check format, vet, go.mod and the linter's rules
+	@hack/deps.sh lint
+	@hack/lint.sh
+
+.PHONY: fmt
+fmt: ## format the sources as lint wants them
+	@hack/deps.sh lint
+	@hack/lint.sh --fix
+
+.PHONY: clean
+clean: ## remove what was built; the tools stay in the cache
+	rm -rf bin

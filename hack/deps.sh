@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Installs what is missing, and nothing else, on Debian and Ubuntu:
+#   hack/deps.sh build    a C compiler and libseccomp, for static binaries; a static busybox, for the demo's container
+#   hack/deps.sh test     build's, gotestsum, and containerd: the daemon, ctr, its own shim and runc
+#   hack/deps.sh lint     build's and golangci-lint
+# Tools are built with go install, once, and kept below ~/.cache/shimwright/tools (SHIMWRIGHT_TOOLS).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. hack/tools.sh
+
+say() { printf 'deps: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+# can_link: is there a C compiler that makes static programs with libseccomp?
+can_link() {
+	command -v pkg-config >/dev/null && pkg-config --exists libseccomp &&
+		printf '#include <seccomp.h>\nint main(void) { return seccomp_api_get() < 0; }\n' |
+		${CC:-cc} -static -x c - -lseccomp -o /dev/null 2>/dev/null
+}
+
+# system_packages: installs those whose thing is missing.
+system_packages() {
+	local packages=()
+	can_link || packages+=(gcc libc6-dev libseccomp-dev pkg-config)
+	[[ $(file_interpreter busybox) == none ]] || packages+=(busybox-static)
+	((${#packages[@]})) || return 0
+	[[ $(id -u) == 0 ]] || die "missing: ${packages[*]} (install them, or run this as root)"
+	command -v apt-get >/dev/null || die "missing: ${packages[*]} (no apt-get here: install what your distribution calls them)"
+	say "installing ${packages[*]}"
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get update -qq </dev/null
+	apt-get install -y -qq --no-install-recommends "${packages[@]}" </dev/null >/dev/null
+	can_link || die "still no static libseccomp program after installing ${packages[*]}"
+}
+
+# file_interpreter PROGRAM: "none" if it is in PATH and asks for no dynamic loader.
+file_interpreter() {
+	local path
+	path=$(command -v "$1") || { echo missing; return; }
+	# A dynamic program names its loader near its beginning.
+	if head -c 4096 "$path" | grep -q 'ld-linux\|ld-musl'; then echo dynamic; else echo none; fi
+}
+
+# go_tool FILE [FLAG…] PACKAGE@VERSION…: builds the programs into FILE's directory unless FILE is there.
+go_tool() {
+	local file=$1 began=$SECONDS
+	shift
+	[[ -x $file ]] && return
+	say "building $* (once; a few minutes on a small machine)"
+	mkdir -p "$tools" "${file%/*}"
+	local new # on the same file system, so that a program is there as a whole or not at all
+	new=$(mktemp -d "$tools/new.XXXXXX")
+	if ! (cd / && GOFLAGS= GOBIN=$new go install "$@" 2>&1 | grep -v '^go: downloading' >&2; exit "${PIPESTATUS[0]}"); then
+		rm -rf "$new"
+		die "go install $* failed"
+	fi
+	mv "$new"/* "${file%/*}"
+	rmdir "$new"
+	say "built in $((SECONDS - began)) s: ${file%/*}"
+}
+
+command -v go >/dev/null || die "Go is missing: https://go.dev/doc/install"
+containerd=github.com/containerd/containerd/v2/cmd
+for what in "${@:-build}"; do
+	system_packages
+	case $what in
+	build) ;;
+	test)
+		go_tool "$gotestsum" "gotest.tools/gotestsum@v$gotestsum_version"
+		go_tool "$containerd_dir/ctr" "$containerd/containerd@v$containerd_version" "$containerd/ctr@v$containerd_version"
+		CGO_ENABLED=0 go_tool "$peer_dir/containerd-shim-runc-v2" -tags no_grpc -ldflags '-s -w' \
+			"$containerd/containerd-shim-runc-v2@v$containerd_version"
+		go_tool "$peer_dir/runc" -tags seccomp "github.com/opencontainers/runc@v$runc_version"
+		;;
+	lint) go_tool "$golangci_lint" "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$golangci_version" ;;
+	*) die "unknown: $what" ;;
+	esac
+done

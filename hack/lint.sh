@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Checks what a machine can check: format, vet, go.mod, and the rules of .golangci.yml. With --fix it only formats.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. hack/tools.sh
+
+if [[ ${1:-} == --fix ]]; then
+	exec "$golangci_lint" fmt ./...
+fi
+unformatted=$(gofmt -l .)
+if [[ -n $unformatted ]]; then
+	printf 'lint: not formatted:\n%s\n' "$unformatted" >&2
+	exit 1
+fi
+go vet ./...
+go vet -tags no_grpc,seccomp ./...
+go mod tidy -diff
+"$golangci_lint" run ./...

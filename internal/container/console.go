@@ -1,0 +1,62 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/containerd/console"
+	"golang.org/x/sys/unix"
+)
+
+// receiveMaster receives the pty's master that an init sends, and turns off the newline's translation on output, which
+// is the client's terminal's to do.
+func receiveMaster(socket *os.File) (*os.File, error) {
+	name := make([]byte, 4096)
+	oob := make([]byte, unix.CmsgSpace(4))
+	var n, oobn int
+	var err error
+	for {
+		n, oobn, _, _, err = unix.Recvmsg(int(socket.Fd()), name, oob, unix.MSG_CMSG_CLOEXEC)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("recvmsg", err)
+	}
+	fds, err := rights(oob[:oobn])
+	if err != nil {
+		return nil, err
+	}
+	if len(fds) != 1 {
+		for _, fd := range fds {
+			_ = unix.Close(fd)
+		}
+		return nil, fmt.Errorf("%d files instead of one", len(fds))
+	}
+	master := os.NewFile(uintptr(fds[0]), string(name[:n]))
+	if err := console.ClearONLCR(master.Fd()); err != nil {
+		_ = master.Close()
+		return nil, fmt.Errorf("pty: %w", err)
+	}
+	return master, nil
+}
+
+// rights are the files in a control message.
+func rights(oob []byte) (fds []int, err error) {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range messages {
+		if m.Header.Type == unix.SCM_RIGHTS {
+			more, err := unix.ParseUnixRights(&m)
+			if err != nil {
+				return fds, err
+			}
+			fds = append(fds, more...)
+		}
+	}
+	return fds, nil
+}

@@ -1,0 +1,147 @@
+package container
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/shimwright/shimwright/internal/cgroup"
+	"github.com/shimwright/shimwright/task"
+)
+
+// Create makes the container of r.Spec, with its init waiting for Start. On error nothing of it is left.
+//
+// ErrInvalidArgument: the spec or the options cannot be used. ErrAlreadyExists: the id is taken. ErrNotImplemented: the
+// options name another OCI runtime, or r a checkpoint.
+func (e *Engine) Create(ctx context.Context, r *task.CreateRequest) (task.Task, error) {
+	o, err := decodeOptions(r.Options)
+	if err != nil {
+		return nil, err
+	}
+	if r.Checkpoint != "" {
+		return nil, fmt.Errorf("restore from a checkpoint: %w", errdefs.ErrNotImplemented)
+	}
+	if err := writeOptions(r.Bundle, o); err != nil {
+		return nil, err
+	}
+	t := &Task{engine: e, id: r.ID, states: e.states(o)}
+	f := newFlight()
+	if err := e.fly(ctx, f, func() error { return t.create(f, r, o) }); err != nil {
+		return nil, fmt.Errorf("OCI runtime create failed: runc create failed: %w", err)
+	}
+	return t, nil
+}
+
+// create is Create on a thread of its own: libcontainer takes relative paths to be in the current directory, and a
+// shim serves many bundles.
+func (t *Task) create(f *flight, r *task.CreateRequest, o *options) (err error) {
+	if err := unix.Chdir(r.Bundle); err != nil {
+		return &os.PathError{Op: "chdir", Path: r.Bundle, Err: err}
+	}
+	if r.Spec == nil {
+		return fmt.Errorf("the bundle has no config.json: %w", errdefs.ErrInvalidArgument)
+	}
+	if r.Spec.Linux == nil { // without namespaces it would mount over the host's own
+		return fmt.Errorf("linux property must not be empty: %w", errdefs.ErrInvalidArgument)
+	}
+	p, err := newProcess(r.Spec.Process)
+	if err != nil {
+		return err
+	}
+	p.Init = true
+	config, err := newConfig(r.ID, r.Spec, o)
+	if err != nil {
+		return err
+	}
+	var c *libcontainer.Container
+	err = guard(func() error {
+		c, err = libcontainer.Create(t.states, r.ID, config)
+		return err
+	})
+	if err != nil {
+		return classify(err)
+	}
+	defer func() {
+		if err != nil {
+			t.undo(c)
+		}
+	}()
+
+	io, err := connect(p, &r.IO)
+	if err != nil {
+		return err
+	}
+	defer io.close()
+	if err := guard(func() error { return c.Start(p) }); err != nil {
+		return err
+	}
+	if err := t.adopt(c, p, config); err != nil {
+		return err
+	}
+	if err := io.finish(); err != nil {
+		return err
+	}
+	return f.calledOff()
+}
+
+// adopt takes charge of the init p, which runs.
+func (t *Task) adopt(c *libcontainer.Container, p *libcontainer.Process, config *configs.Config) error {
+	state, err := c.State()
+	if err != nil {
+		return err
+	}
+	t.group = maps.Clone(cgroup.Group(state.CgroupPaths))
+	t.private = config.Namespaces.IsPrivate(configs.NEWPID)
+	t.ooms.seen, _ = t.group.OOMKills()
+	t.child, err = t.engine.reaper.Watch(state.InitProcessPid)
+	if err != nil {
+		_ = p.Signal(unix.SIGKILL)
+		_, _ = p.Wait()
+	}
+	return err
+}
+
+// undo removes what a failed create has left.
+func (t *Task) undo(c *libcontainer.Container) {
+	if t.child != nil {
+		_ = t.child.Signal(unix.SIGKILL)
+		<-t.child.Done()
+	}
+	err := guard(c.Destroy)
+	if err == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := t.engine.remove(ctx, t.states, t.id, t.group); err != nil {
+		t.engine.log.Error("undo create", "id", t.id, "err", err)
+	}
+}
+
+// newConfig translates the spec, relative to the current directory.
+func newConfig(id string, spec *specs.Spec, o *options) (config *configs.Config, err error) {
+	err = guard(func() error {
+		config, err = specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
+			CgroupName:       id,
+			UseSystemdCgroup: o.SystemdCgroup,
+			NoPivotRoot:      o.NoPivotRoot,
+			NoNewKeyring:     o.NoNewKeyring,
+			Spec:             spec,
+			RootlessEUID:     os.Geteuid() != 0,
+			RootlessCgroups:  rootless(),
+		})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return config, nil
+}

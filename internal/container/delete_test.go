@@ -1,0 +1,153 @@
+package container_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+
+	"github.com/shimwright/shimwright/internal/bundle"
+	"github.com/shimwright/shimwright/internal/container"
+	"github.com/shimwright/shimwright/internal/testkit"
+	"github.com/shimwright/shimwright/task"
+)
+
+// after makes the engine of a `delete`, which knows nothing but the bundle.
+func (h *host) after() *container.Engine {
+	return container.New(container.Config{Root: h.root, Namespace: namespace})
+}
+
+func TestDeleteAfterTheShim(t *testing.T) {
+	h := newHost(t)
+	overwrite := func(text string) func(string) error {
+		return func(path string) error { return os.WriteFile(path, []byte(text), 0o600) }
+	}
+	for name, test := range map[string]struct {
+		state, config func(path string) error // what has happened to state.json and config.json
+		ended         bool                    // the init has ended before
+		paused        bool
+		unknown       bool // how the task ended cannot be known
+	}{
+		"running":       {},
+		"paused":        {paused: true},
+		"ended":         {ended: true, unknown: true},
+		"no state":      {state: os.Remove, unknown: true},
+		"torn state":    {state: overwrite(`{"id":`), unknown: true},
+		"null state":    {state: overwrite(`null`), unknown: true},
+		"empty state":   {state: overwrite(``), unknown: true},
+		"foreign state": {state: overwrite(`{}`), unknown: true},
+		"no config":     {config: os.Remove},
+		"torn config":   {config: overwrite(`{"oci`)},
+	} {
+		for _, own := range []bool{true, false} { // pid namespaces
+			t.Run(name, func(t *testing.T) {
+				h := &host{Engine: h.Engine, t: t, root: h.root, fs: h.fs}
+				r, _ := h.request("c", testkit.Spec(h.fs, "sh", "-c", "sleep 1000 & wait"))
+				if !own {
+					r.Spec.Linux.Namespaces = h.hostPID().Linux.Namespaces
+				}
+				config, err := json.Marshal(r.Spec)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := bundle.WriteFile(r.Bundle, bundle.ConfigFile, config); err != nil {
+					t.Fatal(err)
+				}
+				c := h.must(r)
+				if err := c.Start(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				await(t, c, 2)
+				if test.ended {
+					if err := c.Kill(t.Context(), syscall.SIGKILL, true); err != nil {
+						t.Fatal(err)
+					}
+					await(t, c, 0)
+				}
+				if test.paused {
+					if err := c.(task.Pauser).Pause(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if test.state != nil {
+					if err := test.state(filepath.Join(h.state("c"), "state.json")); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if test.config != nil {
+					if err := test.config(filepath.Join(r.Bundle, bundle.ConfigFile)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				e, err := h.after().Delete(t.Context(), "c", r.Bundle)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if e.At.IsZero() != test.unknown || !test.unknown && e.Status != 137 {
+					t.Errorf("exit %+v", e)
+				}
+				h.nothingLeft(r)
+				exitsWith(t, c, 137)
+				if e, err := h.after().Delete(t.Context(), "c", r.Bundle); err != nil || !e.At.IsZero() {
+					t.Errorf("second delete: %+v, %v", e, err)
+				}
+			})
+		}
+	}
+}
+
+// The option root is found in the bundle; torn, it is not.
+func TestDeleteUsesTheBundlesOptions(t *testing.T) {
+	h := newHost(t)
+	r, _ := h.request("c", testkit.Spec(h.fs, "sleep", "1000"))
+	root := t.TempDir()
+	r.Options = options(t, &runcoptions.Options{Root: root})
+	c := h.must(r)
+	for _, name := range []string{bundle.OptionsFile, bundle.RuntimeFile} {
+		if fi, err := os.Stat(filepath.Join(r.Bundle, name)); err != nil || fi.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", name, fi, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(root, namespace, "c", "state.json")); err != nil {
+		t.Error(err)
+	}
+	good, err := os.ReadFile(filepath.Join(r.Bundle, bundle.OptionsFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range [][]byte{[]byte(`{"root":`), good} {
+		if err := bundle.WriteFile(r.Bundle, bundle.OptionsFile, text); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.after().Delete(t.Context(), "c", r.Bundle); err != nil {
+			t.Error(err)
+		}
+	}
+	exitsWith(t, c, 137)
+	if _, err := os.Stat(filepath.Join(root, namespace, "c")); err == nil {
+		t.Error("state is left")
+	}
+}
+
+func TestDeleteOfNothingIsFast(t *testing.T) {
+	h := newHost(t)
+	dir := t.TempDir()
+	e := h.after()
+	begin := time.Now()
+	const n = 100
+	for range n {
+		if exit, err := e.Delete(t.Context(), "c", dir); err != nil || !exit.At.IsZero() {
+			t.Fatalf("%+v, %v", exit, err)
+		}
+	}
+	if each := time.Since(begin) / n; each > time.Millisecond {
+		t.Errorf("%v each", each)
+	}
+	if _, err := e.Delete(t.Context(), "c", filepath.Join(dir, "no", "such")); err != nil {
+		t.Errorf("without a bundle: %v", err)
+	}
+}

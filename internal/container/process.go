@@ -1,0 +1,155 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	selinux "github.com/opencontainers/selinux/go-selinux"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/shimwright/shimwright/task"
+)
+
+// newProcess makes libcontainer's process of an OCI one. ErrInvalidArgument: the spec cannot be run by anybody.
+func newProcess(p *specs.Process) (*libcontainer.Process, error) {
+	if err := check(p); err != nil {
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	lp := &libcontainer.Process{
+		Args:            p.Args,
+		Env:             p.Env,
+		UID:             int(p.User.UID),
+		GID:             int(p.User.GID),
+		Cwd:             p.Cwd,
+		Label:           p.SelinuxLabel,
+		NoNewPrivileges: &p.NoNewPrivileges,
+		AppArmorProfile: p.ApparmorProfile,
+		Scheduler:       p.Scheduler,
+		IOPriority:      p.IOPriority,
+		LogLevel:        strconv.Itoa(int(logrus.GetLevel())),
+	}
+	for _, gid := range p.User.AdditionalGids {
+		lp.AdditionalGroups = append(lp.AdditionalGroups, int(gid))
+	}
+	if size := p.ConsoleSize; size != nil {
+		lp.ConsoleWidth, lp.ConsoleHeight = uint16(size.Width), uint16(size.Height)
+	}
+	if c := p.Capabilities; c != nil {
+		lp.Capabilities = &configs.Capabilities{
+			Bounding:    c.Bounding,
+			Effective:   c.Effective,
+			Inheritable: c.Inheritable,
+			Permitted:   c.Permitted,
+			Ambient:     c.Ambient,
+		}
+	}
+	for _, l := range p.Rlimits {
+		kind, ok := rlimits[l.Type]
+		if !ok {
+			return nil, fmt.Errorf("wrong rlimit value: %s: %w", l.Type, errdefs.ErrInvalidArgument)
+		}
+		lp.Rlimits = append(lp.Rlimits, configs.Rlimit{Type: kind, Hard: l.Hard, Soft: l.Soft})
+	}
+	affinity, err := configs.ConvertCPUAffinity(p.ExecCPUAffinity)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	lp.CPUAffinity = affinity
+	return lp, nil
+}
+
+func check(p *specs.Process) error {
+	switch {
+	case p == nil:
+		return errors.New("process property must not be empty")
+	case p.Cwd == "":
+		return errors.New("Cwd property must not be empty")
+	case !filepath.IsAbs(p.Cwd):
+		return errors.New("Cwd must be an absolute path")
+	case len(p.Args) == 0:
+		return errors.New("args must not be empty")
+	case p.SelinuxLabel != "" && !selinux.GetEnabled():
+		return errors.New("selinux label is specified in config, but selinux is disabled or not supported")
+	}
+	for _, id := range append([]uint32{p.User.UID, p.User.GID}, p.User.AdditionalGids...) {
+		if id > math.MaxInt32 {
+			return fmt.Errorf("uids and gids end at %d, %d is beyond", math.MaxInt32, id)
+		}
+	}
+	return nil
+}
+
+// stdio are the ends of a process's streams while it is being started.
+type stdio struct {
+	io            *task.IO
+	socket, child *os.File // with a terminal: where the pty's master comes out, and where it goes in
+}
+
+// connect gives p its streams: the files themselves, or a way to send a pty's master.
+func connect(p *libcontainer.Process, io *task.IO) (*stdio, error) {
+	s := &stdio{io: io}
+	if !io.Terminal {
+		p.Stdin, p.Stdout, p.Stderr = io.Stdin, io.Stdout, io.Stderr
+		return s, nil
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	s.socket, s.child = os.NewFile(uintptr(pair[0]), "console"), os.NewFile(uintptr(pair[1]), "console")
+	p.ConsoleSocket = s.child
+	return s, nil
+}
+
+// finish hands the master of the terminal, if there is one, to whoever wants it. The process has been started.
+func (s *stdio) finish() error {
+	if s.socket == nil {
+		return nil
+	}
+	_ = s.child.Close() // the process has it: if that ends, so does the wait
+	master, err := receiveMaster(s.socket)
+	if err != nil {
+		return fmt.Errorf("receive the terminal: %w", err)
+	}
+	if err := s.io.SetConsole(master); err != nil {
+		return fmt.Errorf("set console: %w", err)
+	}
+	return nil
+}
+
+// close frees what finish has not.
+func (s *stdio) close() {
+	if s.socket != nil {
+		_ = s.socket.Close()
+		_ = s.child.Close()
+	}
+}
+
+// rlimits are the names of setrlimit(2).
+var rlimits = map[string]int{
+	"RLIMIT_AS":         unix.RLIMIT_AS,
+	"RLIMIT_CORE":       unix.RLIMIT_CORE,
+	"RLIMIT_CPU":        unix.RLIMIT_CPU,
+	"RLIMIT_DATA":       unix.RLIMIT_DATA,
+	"RLIMIT_FSIZE":      unix.RLIMIT_FSIZE,
+	"RLIMIT_LOCKS":      unix.RLIMIT_LOCKS,
+	"RLIMIT_MEMLOCK":    unix.RLIMIT_MEMLOCK,
+	"RLIMIT_MSGQUEUE":   unix.RLIMIT_MSGQUEUE,
+	"RLIMIT_NICE":       unix.RLIMIT_NICE,
+	"RLIMIT_NOFILE":     unix.RLIMIT_NOFILE,
+	"RLIMIT_NPROC":      unix.RLIMIT_NPROC,
+	"RLIMIT_RSS":        unix.RLIMIT_RSS,
+	"RLIMIT_RTPRIO":     unix.RLIMIT_RTPRIO,
+	"RLIMIT_RTTIME":     unix.RLIMIT_RTTIME,
+	"RLIMIT_SIGPENDING": unix.RLIMIT_SIGPENDING,
+	"RLIMIT_STACK":      unix.RLIMIT_STACK,
+}

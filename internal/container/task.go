@@ -1,0 +1,182 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/shimwright/shimwright/internal/cgroup"
+	"github.com/shimwright/shimwright/internal/reap"
+	"github.com/shimwright/shimwright/task"
+)
+
+// patience is how long killed processes are waited for: the kernel may have to write a core or finish a disk's work.
+const patience = 10 * time.Second
+
+// Task is a container and its init. All fields but those of ooms are set by create.
+type Task struct {
+	engine  *Engine
+	id      string
+	states  string       // the directory of the namespace's states
+	group   cgroup.Group // where it runs
+	private bool         // it has a pid namespace of its own, which ends with its init
+	child   *reap.Child  // the init
+	ooms    oomCounter
+}
+
+// PID is the init's process id.
+func (t *Task) PID() int { return t.child.PID() }
+
+// Start lets the init, which waits at a FIFO, run the user's program. An init that does not is killed when ctx ends.
+//
+// It is done here rather than by libcontainer, whose way leaves a goroutine in open(2) if the init dies meanwhile.
+func (t *Task) Start(ctx context.Context) error {
+	err := t.start(ctx)
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil && t.child.Signal(syscall.SIGKILL) == nil {
+		t.group.Thaw()
+	}
+	return fmt.Errorf("OCI runtime start failed: %w", err)
+}
+
+func (t *Task) start(ctx context.Context) error {
+	select {
+	case <-t.child.Done():
+		return fmt.Errorf("cannot start a container that has stopped: %w", errdefs.ErrFailedPrecondition)
+	default:
+	}
+	path := filepath.Join(t.states, t.id, "exec.fifo")
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot start an already running container: %w", errdefs.ErrFailedPrecondition)
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+
+	over := make(chan struct{})
+	defer close(over)
+	go func() { // ends with this call
+		select {
+		case <-t.child.Done():
+		case <-ctx.Done():
+		case <-over:
+			return
+		}
+		_ = f.SetReadDeadline(time.Unix(1, 0))
+	}()
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var n int
+	token := func(fd uintptr) bool { // 0 bytes: nobody has opened it for writing yet
+		n, _ = unix.Read(int(fd), make([]byte, 1))
+		return n > 0
+	}
+	if conn.Read(token) != nil {
+		_ = conn.Control(func(fd uintptr) { token(fd) }) // it may have been written last
+	}
+	switch {
+	case n > 0:
+		_ = os.Remove(path) // tells a running container from a created one
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	default:
+		return errors.New("container process is already dead")
+	}
+}
+
+// Kill signals the init, or with all everything in the container. SIGKILL reaches a paused container too, and thaws it.
+func (t *Task) Kill(_ context.Context, sig syscall.Signal, all bool) error {
+	ends := sig == syscall.SIGKILL
+	if all && !(ends && t.private) {
+		n, err := t.group.Signal(sig)
+		if err == nil && n == 0 {
+			return fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
+		}
+		if ends {
+			_ = t.child.Signal(sig) // it may have been moved elsewhere
+		}
+		return err
+	}
+	err := t.child.Signal(sig)
+	if err == nil && ends {
+		t.group.Thaw()
+	}
+	return err
+}
+
+// Wait blocks until the init has ended. A container without a pid namespace of its own ends with it: what else runs in
+// it is killed.
+func (t *Task) Wait() task.Exit {
+	status, at := t.child.Wait()
+	if !t.private {
+		if _, err := t.group.Signal(syscall.SIGKILL); err != nil {
+			t.engine.log.Error("end the container with its init", "id", t.id, "err", err)
+		}
+	}
+	return task.Exit{Status: status, At: at, OOM: t.ooms.more(t.group)}
+}
+
+// PIDs are all processes of the container.
+func (t *Task) PIDs(context.Context) ([]int, error) { return t.group.PIDs() }
+
+// Stats are the container's figures as containerd's cgroup metrics.
+func (t *Task) Stats(context.Context) (proto.Message, error) { return t.group.Stats() }
+
+// Pause freezes the container, running or created.
+func (t *Task) Pause(context.Context) error {
+	c, err := load(t.states, t.id)
+	if err == nil {
+		err = classify(guard(c.Pause))
+	}
+	if err != nil {
+		return fmt.Errorf("OCI runtime pause failed: %w", err)
+	}
+	return nil
+}
+
+// Resume thaws the container.
+func (t *Task) Resume(context.Context) error {
+	c, err := load(t.states, t.id)
+	if err == nil {
+		err = classify(guard(c.Resume))
+	}
+	if err != nil {
+		return fmt.Errorf("OCI runtime resume failed: %w", err)
+	}
+	return nil
+}
+
+// oomCounter tells news of the kernel's OOM killer, each once.
+type oomCounter struct {
+	mu   sync.Mutex
+	seen uint64
+}
+
+// more tells whether the OOM killer has ended something in g since it was last asked.
+func (o *oomCounter) more(g cgroup.Group) bool {
+	n, err := g.OOMKills()
+	if err != nil {
+		return false
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	news := n > o.seen
+	o.seen = max(o.seen, n)
+	return news
+}
