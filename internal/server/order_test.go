@@ -91,7 +91,9 @@ func TestFailedExecStart(t *testing.T) {
 	rt := new(fakeRuntime)
 	h := serve(t, rt)
 	h.create("a", true)
-	rt.start = func(context.Context, *fakeProcess) error { return fmt.Errorf("no such program: %w", errdefs.ErrInvalidArgument) }
+	rt.start = func(context.Context, *fakeProcess) error {
+		return fmt.Errorf("no such program: %w", errdefs.ErrInvalidArgument)
+	}
 	do[emptypb.Empty](h, "Exec", &taskapi.ExecProcessRequest{ID: "a", ExecID: "x", Spec: processSpec(sleep)})
 	if err := h.call("Start", &taskapi.StartRequest{ID: "a", ExecID: "x"}, &emptypb.Empty{}); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Errorf("start: %v", err)
