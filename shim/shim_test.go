@@ -34,6 +34,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
 // The test binary is the shim when it is asked to be: what is tested is what an author gets.
@@ -41,7 +42,7 @@ const asShim = "SHIM_TEST_AS_SHIM"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asShim) != "" {
-		shim.Run("io.example.host.v1", newHost, shim.WithVersion("v1.2.3", "abcdef"))
+		shim.Run("io.example.host.v1", newHost, shim.WithVersion("v1.2.3", "abcdef"), shim.WithInterceptor(refuseLevitation))
 	}
 	os.Exit(m.Run())
 }
@@ -54,6 +55,29 @@ func newHost(_ context.Context, env *shim.Env) (task.Runtime, error) {
 		return nil, errors.New("the moon is in the wrong phase")
 	}
 	return host{}, nil
+}
+
+// RegisterTTRPC adds a service of the author's own.
+func (host) RegisterTTRPC(s *ttrpc.Server) error {
+	s.RegisterService("io.example.Extra", &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
+		"Echo": func(_ context.Context, unmarshal func(any) error) (any, error) {
+			in := new(wrapperspb.StringValue)
+			if err := unmarshal(in); err != nil {
+				return nil, err
+			}
+			return wrapperspb.String("echo " + in.Value), nil
+		},
+	}})
+	return nil
+}
+
+// refuseLevitation is an interceptor of the author's own.
+func refuseLevitation(ctx context.Context, u ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+	resp, err := method(ctx, u)
+	if v, ok := resp.(*wrapperspb.StringValue); ok && v.Value == "echo levitate" {
+		return nil, fmt.Errorf("%s: gravity: %w", info.FullMethod, errdefs.ErrPermissionDenied)
+	}
+	return resp, err
 }
 
 func (host) Create(_ context.Context, r *task.CreateRequest) (task.Task, error) {
@@ -334,6 +358,26 @@ func TestSocketIsPrivate(t *testing.T) {
 	b, _ := strconv.Atoi(strings.TrimSpace(string(its)))
 	if b != min(a+1, 1000) {
 		t.Errorf("OOM score %d, its daemon's is %d", b, a)
+	}
+	c.must("Shutdown", &taskapi.ShutdownRequest{})
+	c.gone()
+}
+
+// An author's services share the listener, and their interceptors see every method; errors keep their class.
+func TestAuthorsServiceAndInterceptor(t *testing.T) {
+	s := newSite(t, "extra", nil, "/bin/true")
+	address, err := s.start(s.id, s.bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := s.connect(address)
+	out := new(wrapperspb.StringValue)
+	if err := c.Call(t.Context(), "io.example.Extra", "Echo", wrapperspb.String("hi"), out); err != nil || out.Value != "echo hi" {
+		t.Errorf("echo: %v, %v", out, err)
+	}
+	err = c.Call(t.Context(), "io.example.Extra", "Echo", wrapperspb.String("levitate"), out)
+	if !errors.Is(errgrpc.ToNative(err), errdefs.ErrPermissionDenied) {
+		t.Errorf("levitate: %v", err)
 	}
 	c.must("Shutdown", &taskapi.ShutdownRequest{})
 	c.gone()

@@ -129,7 +129,7 @@ func YieldToDaemon() error {
 func ShareCores() error {
 	err := unix.Prctl(unix.PR_SCHED_CORE, unix.PR_SCHED_CORE_CREATE, 0, unix.PR_SCHED_CORE_SCOPE_PROCESS_GROUP, 0)
 	if err != nil {
-		return fmt.Errorf("core scheduling was asked for by SCHED_CORE: %w", os.NewSyscallError("prctl", err))
+		return fmt.Errorf("core scheduling: the kernel or the processor has none; unset SCHED_CORE: %w", os.NewSyscallError("prctl", err))
 	}
 	return nil
 }
