@@ -105,6 +105,7 @@ func (s *eventServer) Close() (err error) {
 	s.once.Do(func() {
 		close(s.closing)
 		err = errors.Join(s.socket.Remove(), s.server.Close())
+		_ = s.socket.Close() // the server has closed the listener
 		<-s.served
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -77,8 +76,8 @@ func unmountRootfs(dir string) error {
 	return nil
 }
 
-// removeSockets removes the sockets of a shim that was killed. While somebody listens they stay: the shim may serve
-// other containers of the group.
+// removeSockets removes the sockets of a shim that was killed. One that listens stays: it may serve other containers of
+// the group. If it serves none it is told to end, as one whose daemon was killed during its start.
 func (c *command) removeSockets(dir string) error {
 	address, err := bundle.ReadAddress(dir)
 	socketDir := ""
@@ -92,9 +91,19 @@ func (c *command) removeSockets(dir string) error {
 	if err != nil { // not noted, or torn
 		address = computed
 	}
-	err = socket.RemoveStale(address)
-	if errors.Is(err, os.ErrNotExist) {
-		err = nil
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = shutdown(ctx, address)
+	return errors.Join(socket.RemoveStale(address), socket.RemoveStale(debug))
+}
+
+// shutdown tells the shim at address to end if it has no tasks.
+func shutdown(ctx context.Context, address string) error {
+	client, err := dial(ctx, address)
+	if err != nil {
+		return err
 	}
-	return errors.Join(err, socket.RemoveStale(debug))
+	defer client.Close()
+	_, err = taskapi.NewTTRPCTaskClient(client).Shutdown(ctx, &taskapi.ShutdownRequest{})
+	return err
 }

@@ -107,10 +107,10 @@ func (c *command) serve() (err error) {
 		go serveStacks(debug.Listener()) // ends with the listener
 	}
 	if c.flags.socket == "" {
+		sink.takeStderr()
 		if err := daemon.Ready(); err != nil {
 			return err
 		}
-		sink.takeStderr()
 	}
 	log.Debug("serving", "pid", os.Getpid(), "address", sock.Address())
 

@@ -23,7 +23,7 @@ type Env struct {
 	Namespace string
 	Bundle    string // of container ID; empty in -info
 	Address   string // the daemon's gRPC socket, a path
-	Events    string // the daemon's ttrpc socket, a path; empty: nobody takes events
+	Events    string // the daemon's ttrpc socket, a path with or without unix://; empty: nobody takes events
 	Debug     bool   // the daemon logs at debug level
 	Serving   bool   // this is the serving process
 
@@ -54,7 +54,7 @@ func WithVersion(version, revision string) Option {
 	return func(c *config) { c.version, c.revision = version, revision }
 }
 
-// WithInterceptor adds an interceptor around every method that the shim serves; the first added is the outermost.
+// WithInterceptor adds an interceptor around every unary method that the shim serves; the first added is the outermost.
 // It sees errors as the runtime returned them, before they become status codes.
 func WithInterceptor(i ttrpc.UnaryServerInterceptor) Option {
 	return func(c *config) { c.interceptors = append(c.interceptors, i) }

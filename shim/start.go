@@ -42,12 +42,17 @@ func (c *command) start() error {
 	if err != nil {
 		return err
 	}
+	if err := bundle.WriteAddress(dir, address); err != nil { // delete finds the socket by it, whatever happens from here on
+		return err
+	}
+	daemon.SurviveBrokenPipe()
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	for {
-		err := c.launch(ctx, address, debugAddress, params)
+		undo, err := c.launch(ctx, address, debugAddress, params)
 		if errors.Is(err, errdefs.ErrAlreadyExists) {
 			// One that does not answer is on its way out or failed to start: what it held is free by now, or soon.
+			undo = func() {} // it is not ours
 			if err = answers(ctx, address, c.flags.id); err != nil && ctx.Err() == nil {
 				time.Sleep(5 * time.Millisecond)
 				continue
@@ -56,18 +61,21 @@ func (c *command) start() error {
 		if err != nil {
 			return err
 		}
-		break
+		if err := bootstrap.WriteReply(c.stdout, params.Dialect, address); err != nil {
+			undo() // nobody knows of the shim
+			return err
+		}
+		return nil
 	}
-	if err := bundle.WriteAddress(dir, address); err != nil {
-		return err
-	}
-	return bootstrap.WriteReply(c.stdout, params.Dialect, address)
 }
 
 // addresses are the shim's sockets: one shim for each group of containers.
 func (c *command) addresses(dir, socketDir string) (address, debug string, err error) {
 	if socketDir == "" {
 		socketDir = socket.DefaultDir
+	}
+	if c.flags.address == "" {
+		c.flags.address = c.getenv(bootstrap.EnvGRPCAddress)
 	}
 	group := bundle.Group(dir)
 	if group == "" {
@@ -80,55 +88,72 @@ func (c *command) addresses(dir, socketDir string) (address, debug string, err e
 	return address, debug, err
 }
 
-// launch starts a serving process. ErrAlreadyExists: somebody listens at address.
-func (c *command) launch(ctx context.Context, address, debugAddress string, params *bootstrap.Params) (err error) {
+// launch starts a serving process; undo ends it again. ErrAlreadyExists: somebody listens at address.
+func (c *command) launch(ctx context.Context, address, debugAddress string, params *bootstrap.Params) (undo func(), err error) {
 	args := []string{"-namespace", c.flags.namespace, "-id", c.flags.id, "-address", c.flags.address}
 	addresses := []string{address}
 	if c.flags.debug || params.Level <= slog.LevelDebug {
 		args = append(args, "-debug")
 		addresses = append(addresses, debugAddress)
 	}
+	var sockets []*socket.Socket // open as long as this command lives, see undo
+	remove := func() {
+		for _, s := range sockets {
+			_ = s.Remove()
+		}
+	}
+	defer func() {
+		if err != nil {
+			remove()
+		}
+	}()
 	var listeners []*os.File
 	for _, a := range addresses {
 		s, err := socket.Listen(a)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		defer s.Close()
-		defer func() { // before Close, see Remove
-			if err != nil {
-				_ = s.Remove()
-			}
-		}()
+		sockets = append(sockets, s)
 		f, err := s.File()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		defer f.Close()
 		listeners = append(listeners, f)
 	}
-	p := *params
-	if p.TTRPCAddress == "" {
-		p.TTRPCAddress = c.getenv(bootstrap.EnvTTRPCAddress)
+	events := params.TTRPCAddress
+	if events == "" {
+		events = c.getenv(bootstrap.EnvTTRPCAddress)
 	}
-	return daemon.Spawn(ctx, args, append(os.Environ(), bootstrap.EnvTTRPCAddress+"="+p.TTRPCAddress), listeners...)
+	kill, err := daemon.Spawn(ctx, args, append(os.Environ(), bootstrap.EnvTTRPCAddress+"="+events), listeners...)
+	if err != nil {
+		return nil, err
+	}
+	return func() { kill(); remove() }, nil
 }
 
 // answers asks the shim at address whether it serves.
 func answers(ctx context.Context, address, id string) error {
-	path, err := socket.Path(address)
+	client, err := dial(ctx, address)
 	if err != nil {
 		return err
 	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", path)
-	if err != nil {
-		return err
-	}
-	client := ttrpc.NewClient(conn)
 	defer client.Close()
 	if _, err := taskapi.NewTTRPCTaskClient(client).Connect(ctx, &taskapi.ConnectRequest{ID: id}); err != nil {
 		return fmt.Errorf("the group's shim at %s does not answer: %w", address, err)
 	}
 	return nil
+}
+
+func dial(ctx context.Context, address string) (*ttrpc.Client, error) {
+	path, err := socket.Path(address)
+	if err != nil {
+		return nil, err
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	return ttrpc.NewClient(conn), nil
 }

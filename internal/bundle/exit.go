@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/shimwright/shimwright/task"
@@ -24,6 +27,16 @@ func WriteExit(dir string, pid int, e task.Exit) error {
 		return fmt.Errorf("write %s: %w", ExitFile, err)
 	}
 	return WriteFile(dir, ExitFile, data)
+}
+
+// Renew forgets the pid and the exit of a task that was in the bundle before.
+func Renew(dir string) error {
+	for _, name := range [...]string{InitPIDFile, ExitFile} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove the last %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // ReadExit reads what WriteExit noted. ErrNotFound: nothing; ErrInvalidArgument: it is torn.

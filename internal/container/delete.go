@@ -57,44 +57,97 @@ func (e *Engine) Delete(ctx context.Context, id, dir string) (task.Exit, error) 
 		e.log.Warn("delete goes on with the default options", "id", id, "err", err)
 	}
 	states := e.states(o)
-	if _, err := os.Lstat(filepath.Join(states, id)); errors.Is(err, fs.ErrNotExist) {
+	pid := survivor(dir)
+	_, err = os.Lstat(filepath.Join(states, id))
+	if errors.Is(err, fs.ErrNotExist) && pid == 0 {
 		return task.Exit{}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	var exit task.Exit
-	c, err := load(states, id)
-	if err == nil {
-		exit, err = killInit(ctx, c)
-		if err != nil {
-			return exit, fmt.Errorf("delete %s: %w", id, err)
-		}
-	}
-	group := e.groupOf(c, id, dir, o)
-	err = group.Kill(ctx)
-	if err == nil {
-		err = e.remove(ctx, states, id, group)
-	}
+	exit, err := e.deleteAll(ctx, states, id, dir, o, pid)
 	if err != nil {
 		return exit, fmt.Errorf("delete %s: %w", id, err)
 	}
 	return exit, nil
 }
 
-// groupOf finds the cgroup of a container that another process has made: in its state c or, if that is nil, by its
-// bundle's config.json.
-func (e *Engine) groupOf(c *libcontainer.Container, id, dir string, o *options) cgroup.Group {
-	if c != nil {
-		if state, err := c.State(); err == nil {
-			return state.CgroupPaths
-		}
+// deleteAll frees the container by what can be read of it: its state, else the bundle's config.json, else the pid of
+// its init, 0 if that has ended.
+func (e *Engine) deleteAll(ctx context.Context, states, id, dir string, o *options, pid int) (exit task.Exit, err error) {
+	state, err := stateOf(states, id)
+	var group cgroup.Group
+	if state != nil {
+		group = state.CgroupPaths
+	} else {
+		group, err = groupOf(id, dir, o)
 	}
-	m, err := managerOf(id, dir, o)
+	if pid != 0 && len(group) == 0 {
+		group, err = cgroup.Of(pid)
+	}
 	if err != nil {
 		e.log.Warn("the container's cgroup is not known", "id", id, "err", err)
-		return nil
 	}
-	return m.GetPaths()
+	var started uint64
+	if state != nil {
+		pid, started = state.InitProcessPid, state.InitProcessStartTime
+	} else if stat, err := system.Stat(pid); pid != 0 && err == nil {
+		started = stat.StartTime
+	}
+	if exit, err = kill(ctx, pid, started, group); err != nil {
+		return exit, err
+	}
+	if err := group.Kill(ctx); err != nil {
+		return exit, err
+	}
+	if err := e.remove(ctx, states, id, group); err != nil {
+		return exit, err
+	}
+	return exit, group.Remove(ctx) // with the state gone, remove has not looked at it
+}
+
+// survivor is the pid that the bundle notes of a container's init, if that still runs; else 0. A process that began
+// before the note was written, with the pid that the note says, is the one that was meant.
+func survivor(dir string) int {
+	pid, err := bundle.ReadPID(dir)
+	if err != nil {
+		return 0
+	}
+	note, err := os.Stat(filepath.Join(dir, bundle.InitPIDFile))
+	if err != nil {
+		return 0
+	}
+	stat, err := system.Stat(pid)
+	if err != nil || stat.State == system.Zombie || stat.State == system.Dead {
+		return 0
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return 0
+	}
+	const ticks = 100 // a second, USER_HZ
+	age := time.Duration(now.Nano()) - time.Duration(stat.StartTime)*(time.Second/ticks)
+	if time.Now().Add(-age).After(note.ModTime().Add(time.Second)) {
+		return 0
+	}
+	return pid
+}
+
+// stateOf is the state that another process has written, nil if it is missing or torn.
+func stateOf(states, id string) (*libcontainer.State, error) {
+	c, err := load(states, id)
+	if err != nil {
+		return nil, err
+	}
+	return c.State()
+}
+
+// groupOf finds the cgroup of a container by its bundle's config.json.
+func groupOf(id, dir string, o *options) (cgroup.Group, error) {
+	m, err := managerOf(id, dir, o)
+	if err != nil {
+		return nil, err
+	}
+	return m.GetPaths(), nil
 }
 
 // managerOf makes the cgroup manager that create made for the bundle's config.json.
@@ -122,29 +175,24 @@ func managerOf(id, dir string, o *options) (m cgroups.Manager, err error) {
 	return m, err
 }
 
-// killInit kills the init that the state of c names, unless it has ended and its pid is another's, and waits for its
-// end. It is not our child.
-func killInit(ctx context.Context, c *libcontainer.Container) (task.Exit, error) {
-	state, err := c.State()
-	if err != nil {
-		return task.Exit{}, err
-	}
-	fd, err := unix.PidfdOpen(state.InitProcessPid, unix.PIDFD_NONBLOCK)
+// kill kills process pid, unless it has ended and its pid is another's, and waits for its end. It is not our child.
+func kill(ctx context.Context, pid int, startTime uint64, group cgroup.Group) (task.Exit, error) {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
 		return task.Exit{}, nil
 	}
 	pidfd := os.NewFile(uintptr(fd), "pidfd")
 	defer pidfd.Close()
-	stat, err := system.Stat(state.InitProcessPid)
-	if err != nil || stat.StartTime != state.InitProcessStartTime || stat.State == system.Zombie || stat.State == system.Dead {
+	stat, err := system.Stat(pid)
+	if err != nil || stat.StartTime != startTime || stat.State == system.Zombie || stat.State == system.Dead {
 		return task.Exit{}, nil
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
 		return task.Exit{}, nil
 	}
-	cgroup.Group(state.CgroupPaths).Thaw()
+	group.Thaw()
 	if err := readable(ctx, pidfd); err != nil {
-		return task.Exit{}, fmt.Errorf("wait for process %d: %w", state.InitProcessPid, err)
+		return task.Exit{}, fmt.Errorf("wait for process %d: %w", pid, err)
 	}
 	return task.Exit{Status: 128 + int(unix.SIGKILL), At: time.Now()}, nil
 }

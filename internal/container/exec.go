@@ -66,6 +66,11 @@ func (x *execution) Start(ctx context.Context) error {
 		defer release()
 	}
 	if err := engine.fly(ctx, f, x.start); err != nil {
+		select {
+		case <-x.task.child.Done(): // whatever went wrong, this is why
+			err = fmt.Errorf("%w: the container has stopped: %w", err, errdefs.ErrFailedPrecondition)
+		default:
+		}
 		return fmt.Errorf("OCI runtime exec failed: exec failed: %w", err)
 	}
 	return nil

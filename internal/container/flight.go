@@ -36,10 +36,11 @@ func (e *Engine) fly(ctx context.Context, f *flight, fn func() error) error {
 		f.hunt()
 	})
 	defer stop()
+	defer close(f.over)
 	return e.reaper.Spawn(func() error {
 		err := f.begin()
 		if err == nil {
-			err = fn()
+			err = guard(fn)
 		}
 		if err != nil {
 			sweep(unix.Gettid())
@@ -59,7 +60,6 @@ func (f *flight) end(err error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.tid = 0
-	close(f.over)
 	if err != nil && f.cause != nil && !errors.Is(err, f.cause) {
 		err = fmt.Errorf("%w: %w", err, f.cause)
 	}

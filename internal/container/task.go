@@ -96,7 +96,7 @@ func (t *Task) start(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	default:
-		return errors.New("container process is already dead")
+		return fmt.Errorf("container process is already dead: %w", errdefs.ErrFailedPrecondition)
 	}
 }
 
@@ -105,11 +105,11 @@ func (t *Task) Kill(_ context.Context, sig syscall.Signal, all bool) error {
 	ends := sig == syscall.SIGKILL
 	if all && !(ends && t.private) {
 		n, err := t.group.Signal(sig)
+		if ends && t.child.Signal(sig) == nil { // it may have been moved elsewhere
+			n++
+		}
 		if err == nil && n == 0 {
 			return fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
-		}
-		if ends {
-			_ = t.child.Signal(sig) // it may have been moved elsewhere
 		}
 		return err
 	}

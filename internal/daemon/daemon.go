@@ -11,6 +11,7 @@ import (
 	"math"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,15 +33,15 @@ const ready = "ready\n"
 const readyTimeout = 10 * time.Second
 
 // Spawn runs this binary again with args, listeners as descriptor 3 and 4, in a process group of its own, and returns
-// when it serves. If it does not, it is gone when Spawn returns, and the error says what it said.
-func Spawn(ctx context.Context, args, env []string, listeners ...*os.File) error {
+// when it serves; kill ends it. If it does not serve, its group is gone when Spawn returns, and the error says what it said.
+func Spawn(ctx context.Context, args, env []string, listeners ...*os.File) (kill func(), err error) {
 	self, err := os.Executable()
 	if err != nil {
-		return fmt.Errorf("find own binary: %w", err)
+		return nil, fmt.Errorf("find own binary: %w", err)
 	}
 	r, w, err := os.Pipe()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer r.Close()
 	cmd := exec.Command(self, args...)
@@ -52,30 +53,55 @@ func Spawn(ctx context.Context, args, env []string, listeners ...*os.File) error
 	err = cmd.Start()
 	w.Close()
 	if err != nil {
-		return fmt.Errorf("start the serving process: %w", err)
+		return nil, fmt.Errorf("start the serving process: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Now()) })
-	defer stop()
-	_ = r.SetReadDeadline(time.Now().Add(readyTimeout))
-	said, err := io.ReadAll(io.LimitReader(r, 64<<10))
+	kill = func() {
+		_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+		_ = cmd.Wait()
+	}
+	said, err := hear(ctx, r)
 	if err == nil && string(said) == ready {
-		return cmd.Process.Release()
+		return kill, nil
 	}
-	_ = cmd.Process.Kill()
-	_ = cmd.Wait()
-	said = bytes.TrimSpace(bytes.TrimPrefix(said, []byte(ready)))
+	kill()
+	said = bytes.TrimSpace(said)
 	switch {
 	case len(said) > 0:
-		return fmt.Errorf("serving process: %s", said)
+		return nil, fmt.Errorf("serving process: %s", said)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("serving process is not ready after %v", readyTimeout)
+		return nil, fmt.Errorf("serving process is not ready after %v", readyTimeout)
 	default:
-		return fmt.Errorf("serving process ended before it was ready: %v", cmd.ProcessState)
+		return nil, fmt.Errorf("serving process ended before it was ready: %v", cmd.ProcessState)
 	}
 }
 
-// Ready tells the start command that this process serves, and lets go of its stdin and stdout.
+// hear reads what the serving process says until that is ready, or its end. A child of its may keep the pipe open.
+func hear(ctx context.Context, r *os.File) (said []byte, err error) {
+	_ = r.SetReadDeadline(time.Now().Add(readyTimeout))
+	stop := context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	buf := make([]byte, 4<<10)
+	for len(said) < 64<<10 && string(said) != ready {
+		n, err := r.Read(buf)
+		said = append(said, buf[:n]...)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return said, err
+		}
+	}
+	return said, nil
+}
+
+// SurviveBrokenPipe makes a write to a closed stdout or stderr an error, where the Go runtime would end the process and
+// leave what it holds. It is a handler, and so not inherited by anybody.
+func SurviveBrokenPipe() { signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) }
+
+// Ready tells the start command that this process serves, and lets go of its stdin and stdout. An error: nobody waits
+// for it any more.
 func Ready() error {
+	SurviveBrokenPipe()
 	if _, err := os.Stdout.WriteString(ready); err != nil {
 		return fmt.Errorf("tell readiness: %w", err)
 	}

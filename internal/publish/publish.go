@@ -21,6 +21,7 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
 	"github.com/containerd/typeurl/v2"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -67,9 +68,17 @@ func (q *Queue) Publish(topic string, event any) {
 	q.Forward(&types.Envelope{Timestamp: timestamppb.Now(), Namespace: q.cfg.Namespace, Topic: topic, Event: payload})
 }
 
-// Forward queues an event that came from elsewhere, with its own time and namespace. It does not wait.
+// maxEvent is the size of an event in bytes that certainly fits into one ttrpc message.
+const maxEvent = 4<<20 - 4<<10
+
+// Forward queues an event that came from elsewhere, with its own time and namespace. It does not wait. What could never
+// be sent is not queued, since it would hold back all others.
 func (q *Queue) Forward(e *types.Envelope) {
-	if q.cfg.Address == "" {
+	if q.cfg.Address == "" || e == nil {
+		return
+	}
+	if b, err := proto.Marshal(e); err != nil || len(b) > maxEvent {
+		q.cfg.Log.Error("event cannot be sent", "size", len(b), "error", err)
 		return
 	}
 	q.mu.Lock()

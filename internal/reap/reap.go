@@ -1,4 +1,4 @@
-// Package reap sees child processes end, without a thread for each, and reaps what a child subreaper adopts.
+// Package reap sees child processes end, without a thread each, and reaps what a child subreaper adopts.
 //
 // A process that the shim starts is watched: a pidfd on the Go runtime's poller tells its end, the status is looked at
 // before the process is reaped, and it is reaped exactly once. Everything else that becomes our child by adoption is
@@ -6,7 +6,9 @@
 // children: a child belongs to the thread that made it, an orphan is adopted by the thread group's leader, and a
 // thread that ends leaves its children to the leader. The leader is kept for the main goroutine, which starts
 // nothing and runs the sweep over its own children only (wait4(2), __WNOTHREAD). Processes that have to be children of
-// the leader later – a container's init – are started on a throw-away thread, and watched before it ends.
+// the leader later – a container's init – are started on a throw-away thread, and watched before it ends. A library may
+// also end a thread of the pool, with somebody's os/exec child on it: so the sweep leaves the dead a moment in which
+// whoever waits for them finds them.
 package reap
 
 import (
@@ -17,6 +19,8 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -35,11 +39,16 @@ type Reaper struct {
 	watched map[int]*Child
 	holds   int
 	swept   chan struct{} // asks for a sweep; capacity 1
+
+	strays map[int]time.Time // the leader's dead children that nobody watches, and when they were first seen; the sweep's own
 }
+
+// grace is how long a dead child is left to somebody who may be waiting for it.
+const grace = 300 * time.Millisecond
 
 // New returns a Reaper without children. Without Run, watched children work and orphans stay zombies.
 func New() *Reaper {
-	return &Reaper{watched: make(map[int]*Child), swept: make(chan struct{}, 1)}
+	return &Reaper{watched: make(map[int]*Child), swept: make(chan struct{}, 1), strays: make(map[int]time.Time)}
 }
 
 // Run reaps adopted orphans until ctx ends. It has to be called from the main goroutine.
@@ -51,33 +60,59 @@ func (r *Reaper) Run(ctx context.Context) error {
 	signal.Notify(died, unix.SIGCHLD)
 	defer signal.Stop(died)
 	for {
-		r.sweep()
+		var later <-chan time.Time
+		if r.sweep(time.Now()) {
+			later = time.After(grace)
+		}
 		select {
 		case <-died:
 		case <-r.swept:
+		case <-later:
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// sweep reaps every dead child of this thread. A watched one is finished by its owner, here.
-func (r *Reaper) sweep() {
-	for !r.held() {
-		var info siginfo
-		err := waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT|unix.WNOTHREAD)
-		if err != nil || info.pid() == 0 {
-			return
-		}
+// sweep reaps the leader's dead children that nobody watches and nobody has waited for since an earlier sweep. again:
+// some were left for a later one.
+func (r *Reaper) sweep(now time.Time) (again bool) {
+	if r.held() {
+		return false
+	}
+	seen := r.strays
+	r.strays = make(map[int]time.Time)
+	for _, pid := range children() {
 		r.mu.Lock()
-		c := r.watched[info.pid()]
+		watched := r.watched[pid] != nil
 		r.mu.Unlock()
-		if c != nil {
-			c.finish()
+		var info siginfo
+		if watched || waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT|unix.WNOTHREAD) != nil || info.pid() == 0 {
 			continue
 		}
-		_ = waitid(unix.P_PID, info.pid(), nil, unix.WEXITED|unix.WNOHANG)
+		first, ok := seen[pid]
+		if ok && now.Sub(first) >= grace {
+			_ = waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOHANG|unix.WNOTHREAD)
+			continue
+		}
+		if !ok {
+			first = now
+		}
+		r.strays[pid] = first
+		again = true
 	}
+	return again
+}
+
+// children lists this thread's children (proc(5), /proc/pid/task/tid/children).
+func children() (pids []int) {
+	list, _ := os.ReadFile("/proc/thread-self/children")
+	for field := range strings.FieldsSeq(string(list)) {
+		if pid, err := strconv.Atoi(field); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 func (r *Reaper) held() bool {
@@ -167,7 +202,6 @@ func (r *Reaper) Watch(pid int) (*Child, error) {
 type Child struct {
 	reaper *Reaper
 	pid    int
-	once   sync.Once
 	done   chan struct{}
 
 	mu    sync.Mutex // guards fd's use against its close
@@ -217,31 +251,27 @@ func (c *Child) watch() {
 			return err != nil || info.pid() != 0
 		})
 	}
-	if err != nil && !errors.Is(err, os.ErrClosed) {
-		// No poller for this descriptor: wait the plain way.
+	if err != nil { // no poller for this descriptor: wait the plain way
 		_ = waitid(unix.P_PID, c.pid, nil, unix.WEXITED|unix.WNOWAIT)
 	}
 	c.finish()
 }
 
-// finish records how the child ended, reaps it and tells everyone, once. The child has ended.
+// finish records how the child ended, reaps it and tells everyone. The child has ended.
 func (c *Child) finish() {
-	c.once.Do(func() {
-		var info siginfo
-		c.at = time.Now()
-		if err := waitid(unix.P_PID, c.pid, &info, unix.WEXITED|unix.WNOHANG); err != nil || info.pid() == 0 {
-			c.status = 255 // somebody else took the status
-		} else {
-			c.status = info.exit()
-		}
-		c.reaper.mu.Lock()
-		delete(c.reaper.watched, c.pid)
-		c.reaper.mu.Unlock()
-		c.mu.Lock()
-		_ = c.pidfd.Close()
-		c.fd = -1
-		c.mu.Unlock()
-		close(c.done)
-		c.reaper.ask()
-	})
+	var info siginfo
+	c.at = time.Now()
+	if err := waitid(unix.P_PID, c.pid, &info, unix.WEXITED|unix.WNOHANG); err != nil || info.pid() == 0 {
+		c.status = 255 // somebody else took the status
+	} else {
+		c.status = info.exit()
+	}
+	c.reaper.mu.Lock()
+	delete(c.reaper.watched, c.pid)
+	c.reaper.mu.Unlock()
+	c.mu.Lock()
+	_ = c.pidfd.Close()
+	c.fd = -1
+	c.mu.Unlock()
+	close(c.done)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -17,9 +18,25 @@ import (
 func mapped(ctx context.Context, u ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
 	resp, err := method(ctx, u)
 	if err != nil {
-		return nil, errgrpc.ToGRPC(err)
+		return nil, errgrpc.ToGRPC(classed(err))
 	}
 	return resp, nil
+}
+
+// classed gives the machine's own troubles a class where nobody has given one.
+func classed(err error) error {
+	if !errdefs.IsUnknown(errgrpc.ToNative(errgrpc.ToGRPC(err))) {
+		return err
+	}
+	for _, full := range [...]syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOSPC, syscall.EDQUOT, syscall.ENOMEM, syscall.EAGAIN} {
+		if errors.Is(err, full) {
+			return fmt.Errorf("%w: %w", err, errdefs.ErrResourceExhausted)
+		}
+	}
+	if errors.Is(err, syscall.EROFS) {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
+	}
+	return err
 }
 
 // recovered makes an internal error of a panic, and keeps the other tasks of the shim alive.

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/runc/options"
 	apitask "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -243,6 +245,9 @@ func (s *service) ResizePty(_ context.Context, r *taskapi.ResizePtyRequest) (*em
 
 // Connect answers for unknown tasks too: a daemon that comes back asks before it knows.
 func (s *service) Connect(_ context.Context, r *taskapi.ConnectRequest) (*taskapi.ConnectResponse, error) {
+	if s.sup.Closing() { // a start of the group must not rely on this shim
+		return nil, fmt.Errorf("the shim is shutting down: %w", errdefs.ErrUnavailable)
+	}
 	resp := &taskapi.ConnectResponse{ShimPid: uint32(os.Getpid()), Version: "v2"}
 	if st, err := s.sup.State(r.ID, ""); err == nil {
 		resp.TaskPid = uint32(st.PID)

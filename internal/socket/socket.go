@@ -22,7 +22,7 @@ import (
 type Socket struct {
 	listener *net.UnixListener
 	path     string
-	made     os.FileInfo // the file as it was made; its inode stays taken while the listener lives
+	made     *os.File // the file as it was made, O_PATH: while it is held no other file gets its inode
 }
 
 // Listen makes the socket at address, with its directory if that is missing, and listens.
@@ -68,11 +68,16 @@ func listen(path string) (_ *Socket, err error) {
 	if err := os.Chmod(path, 0o600); err != nil { // a umask may have taken even more away
 		return nil, err
 	}
-	made, err := os.Lstat(path)
+	made, err := pin(path)
 	if err != nil {
 		return nil, err
 	}
 	return &Socket{listener, path, made}, nil
+}
+
+// pin holds on to the file at path.
+func pin(path string) (*os.File, error) {
+	return os.OpenFile(path, unix.O_PATH|unix.O_NOFOLLOW, 0)
 }
 
 // Inherit takes over f, a listening socket made by Listen in another process, and closes f.
@@ -94,7 +99,7 @@ func Inherit(f *os.File) (*Socket, error) {
 		listener.Close()
 		return nil, err
 	}
-	made, err := os.Lstat(path)
+	made, err := pin(path)
 	if err != nil {
 		listener.Close()
 		return nil, fmt.Errorf("inherit %s: %w: %w", path, err, errdefs.ErrNotFound)
@@ -111,8 +116,8 @@ func (s *Socket) Listener() net.Listener { return s.listener }
 // File is a copy of the listening socket, for a child to Inherit. The caller closes it.
 func (s *Socket) File() (*os.File, error) { return s.listener.File() }
 
-// Remove removes the socket's file, and never another's that has taken its place. It comes before Close: only while
-// the listener lives is it certain which file is whose. Repeated: no error.
+// Remove removes the socket's file, and never another's that has taken its place. It comes before Close. Repeated: no
+// error.
 func (s *Socket) Remove() error {
 	unlock, err := lock(s.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -122,8 +127,12 @@ func (s *Socket) Remove() error {
 		return err
 	}
 	defer unlock()
+	made, err := s.made.Stat()
+	if err != nil {
+		return err
+	}
 	now, err := os.Lstat(s.path)
-	if err == nil && os.SameFile(now, s.made) {
+	if err == nil && os.SameFile(now, made) {
 		err = os.Remove(s.path)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -133,7 +142,7 @@ func (s *Socket) Remove() error {
 }
 
 // Close stops listening in this process; its file and copies in other processes stay.
-func (s *Socket) Close() error { return s.listener.Close() }
+func (s *Socket) Close() error { return errors.Join(s.listener.Close(), s.made.Close()) }
 
 // RemoveStale removes the socket at address if nobody listens there. Somebody does, or there is none: no error.
 func RemoveStale(address string) error {

@@ -250,6 +250,11 @@ func (l location) reopen(flags int) (*os.File, error) {
 	if err != nil {
 		return nil, pathError(l.path, err)
 	}
+	// O_NONBLOCK was for opening. With it os.NewFile would have the poller wake the shim for every byte that passes.
+	if err := unix.SetNonblock(fd, false); err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
 	return os.NewFile(uintptr(fd), l.path), nil
 }
 
@@ -272,7 +277,7 @@ func openRetry(path string, flags int) (int, error) {
 }
 
 // pathError gives what is wrong with the client's path the class of a bad request, and leaves the shim's own troubles
-// (no descriptors, no memory) alone.
+// (no descriptors, no memory) apart.
 func pathError(path string, err error) error {
 	err = &os.PathError{Op: "open", Path: path, Err: err}
 	switch {

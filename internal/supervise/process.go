@@ -33,7 +33,7 @@ type process struct {
 	streams *stdio.Streams
 
 	op   lock
-	dead chan struct{} // closed when the process was seen dead: its exit is then in raw
+	dead chan struct{} // closed when the process was seen dead, and its execs too: its exit is then in raw
 	raw  task.Exit
 
 	mu       sync.Mutex
@@ -51,16 +51,19 @@ func newProcess(owner *Task, execID string, impl task.Process, names stdio.Confi
 	}
 }
 
-// announce queues the event that the process is there, before anything else can happen to it, and watches it if it
-// runs already. show makes it visible.
-func (p *process) announce(e event, show func()) {
+// announce makes the process visible with show, which may refuse that, queues the event of it before anything else can
+// happen to it, and watches it if it runs already.
+func (p *process) announce(e event, show func() error) error {
 	p.op <- struct{}{}
 	defer p.op.release()
-	show()
+	if err := show(); err != nil {
+		return err
+	}
 	p.owner.publish(e)
 	if p.pid != 0 {
 		go p.watch()
 	}
+	return nil
 }
 
 // lock is a mutex whose taking ends with a context.
@@ -85,11 +88,11 @@ func (p *process) watch() {
 	}
 	p.raw = exit
 	p.owner.record(p, exit)
-	close(p.dead)
 	p.streams.Exited()
 	if p.execID == "" {
-		p.owner.endExecs(p.impl)
+		p.owner.endExecs(p)
 	}
+	close(p.dead)
 	_ = p.op.take(context.Background())
 	defer p.op.release()
 	p.settle(task.OpExit, exit)
@@ -154,11 +157,11 @@ func (p *process) start(ctx context.Context) (pid int, err error) {
 	if err := p.impl.Start(ctx); err != nil {
 		return 0, err
 	}
+	pid = p.impl.PID()
 	ok = true
 	p.mu.Lock()
 	p.state, _ = p.state.Next(task.OpStart)
-	p.pid = p.impl.PID()
-	pid = p.pid
+	p.pid = pid
 	p.mu.Unlock()
 	p.streams.Started()
 	p.owner.publish(started(p.owner.ID, p.execID, pid))
@@ -171,10 +174,10 @@ func (p *process) start(ctx context.Context) (pid int, err error) {
 // fail ends a process whose start went wrong. The caller holds op.
 func (p *process) fail(ctx context.Context) {
 	exit := task.Exit{Status: statusUnknown, At: time.Now()}
-	if p.PID() != 0 { // it was there before the start and goes now
-		if e, err := p.end(ctx); err == nil {
-			exit = e
-		}
+	if p.PID() == 0 {
+		p.owner.record(p, exit)
+	} else if e, err := p.end(ctx); err == nil { // it was there before the start and goes now
+		exit = e
 	}
 	p.streams.Exited()
 	p.settle(task.OpFail, exit)
@@ -189,10 +192,23 @@ func (p *process) end(ctx context.Context) (task.Exit, error) {
 	select {
 	case <-p.dead:
 		return p.raw, nil
-	case <-time.After(deathTimeout):
+	case <-time.After(2 * deathTimeout): // its own end, and that of its execs
 		return task.Exit{}, errors.Join(fmt.Errorf("process %d does not end: %w", p.PID(), errdefs.ErrUnavailable), err)
 	case <-ctx.Done():
 		return task.Exit{}, errors.Join(context.Cause(ctx), err)
+	}
+}
+
+// strike sends SIGKILL, to all of the container or to the process alone. A runtime that panics costs a line in the log.
+func (p *process) strike(ctx context.Context, all bool) {
+	log := p.owner.sup.cfg.Log.With("id", p.owner.ID, "exec", p.execID)
+	defer func() {
+		if r := recover(); r != nil {
+			log.Error("panic in Kill", "panic", r, "stack", string(debug.Stack()))
+		}
+	}()
+	if err := p.impl.Kill(ctx, syscall.SIGKILL, all); err != nil && !hasEnded(err) {
+		log.Warn("kill what outlived the task's first process", "error", err)
 	}
 }
 
@@ -260,7 +276,9 @@ func (p *process) remove(ctx context.Context) (Status, error) {
 		p.settle(task.OpExit, exit)
 	}
 	if p.execID == "" {
-		p.owner.removeExecs(ctx)
+		if err := p.owner.removeExecs(ctx); err != nil {
+			return Status{}, err
+		}
 	}
 	if err := p.impl.Delete(ctx); err != nil {
 		return Status{}, err

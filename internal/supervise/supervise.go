@@ -71,11 +71,7 @@ func (s *Supervisor) Create(ctx context.Context, r *CreateRequest) (pid int, err
 		return 0, err
 	}
 	defer close(t.made)
-	defer func() { // not on success: also when the runtime panics
-		if t.init == nil {
-			s.release(t)
-		}
-	}()
+	defer s.release(t) // unless it was admitted; also when the runtime panics
 	init, err := t.create(ctx, r)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
@@ -83,12 +79,18 @@ func (s *Supervisor) Create(ctx context.Context, r *CreateRequest) (pid int, err
 		}
 		return 0, err
 	}
-	init.announce(created(r, init.pid), func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		t.init = init
-	})
 	return init.PID(), nil
+}
+
+// admit makes a task visible, unless somebody has given it up meanwhile.
+func (s *Supervisor) admit(ctx context.Context, t *Task, init *process) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	t.init = init
+	return nil
 }
 
 func (s *Supervisor) reserve(t *Task) error {
@@ -105,10 +107,11 @@ func (s *Supervisor) reserve(t *Task) error {
 	return nil
 }
 
+// release drops a task whose Create has failed.
 func (s *Supervisor) release(t *Task) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.tasks[t.ID] == t {
+	if t.init == nil && s.tasks[t.ID] == t {
 		delete(s.tasks, t.ID)
 	}
 }
@@ -131,11 +134,12 @@ func (s *Supervisor) process(id, execID string) (*process, error) {
 	return t.process(execID)
 }
 
-// creating returns a task whose Create is under way.
-func (s *Supervisor) creating(id string) *Task {
+// giveUp ends the Create of task id, if there is one under way, and returns the task.
+func (s *Supervisor) giveUp(id string) *Task {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t := s.tasks[id]; t != nil && t.init == nil {
+		t.cancel(errKilled)
 		return t
 	}
 	return nil
@@ -162,11 +166,7 @@ func (s *Supervisor) Exec(ctx context.Context, id string, r *ExecRequest) error 
 // Kill signals a process, or with all everything in the container. It does not wait for other operations. A Create that is under
 // way is given up by SIGKILL and SIGTERM.
 func (s *Supervisor) Kill(ctx context.Context, id, execID string, sig syscall.Signal, all bool) error {
-	if t := s.creating(id); t != nil && execID == "" {
-		if sig != syscall.SIGKILL && sig != syscall.SIGTERM {
-			return fmt.Errorf("task %s is being created: only SIGKILL and SIGTERM end that: %w", id, errdefs.ErrFailedPrecondition)
-		}
-		t.cancel(errKilled)
+	if execID == "" && (sig == syscall.SIGKILL || sig == syscall.SIGTERM) && s.giveUp(id) != nil {
 		return nil
 	}
 	p, err := s.process(id, execID)
@@ -180,12 +180,13 @@ var errKilled = fmt.Errorf("killed while being created: %w", errdefs.ErrAborted)
 
 // Delete frees a task or an exec. Asked again, or by many at once, it gives the same answer.
 func (s *Supervisor) Delete(ctx context.Context, id, execID string) (Status, error) {
-	if t := s.creating(id); t != nil && execID == "" {
-		t.cancel(errKilled)
-		select {
-		case <-t.made:
-		case <-ctx.Done():
-			return Status{}, context.Cause(ctx)
+	if execID == "" {
+		if t := s.giveUp(id); t != nil {
+			select {
+			case <-t.made:
+			case <-ctx.Done():
+				return Status{}, context.Cause(ctx)
+			}
 		}
 	}
 	p, err := s.process(id, execID)
@@ -259,6 +260,13 @@ func (s *Supervisor) Close(now bool) bool {
 	}
 	s.closing = true
 	return true
+}
+
+// Closing tells whether Close has reported true.
+func (s *Supervisor) Closing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closing
 }
 
 // Len is the number of tasks, those being created included.

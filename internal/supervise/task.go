@@ -32,6 +32,7 @@ type Task struct {
 	execs map[string]*process
 	live  map[*process]bool // execs whose start began and which have not settled
 	ended bool              // the first process is dead: no exec begins any more
+	gone  bool              // the task is being freed: no exec is added any more
 }
 
 // ExecRequest asks for a further process in a task.
@@ -45,6 +46,9 @@ type ExecRequest struct {
 func (t *Task) create(ctx context.Context, r *CreateRequest) (_ *process, err error) {
 	spec, err := bundle.ReadSpec(r.Bundle)
 	if err != nil {
+		return nil, err
+	}
+	if err := bundle.Renew(r.Bundle); err != nil {
 		return nil, err
 	}
 	streams, err := stdio.Open(r.Stdio)
@@ -68,14 +72,14 @@ func (t *Task) create(ctx context.Context, r *CreateRequest) (_ *process, err er
 	if err != nil {
 		return nil, err
 	}
-	if cause := context.Cause(ctx); cause != nil { // killed when all was done
-		return nil, errors.Join(cause, undo(t.impl))
-	}
 	p := newProcess(t, "", t.impl, r.Stdio, streams)
 	if p.pid != 0 {
 		if err := bundle.WritePID(r.Bundle, p.pid); err != nil {
 			t.sup.cfg.Log.Warn("process id not noted in the bundle", "id", t.ID, "error", err)
 		}
+	}
+	if err := p.announce(created(r, p.pid), func() error { return t.sup.admit(ctx, t, p) }); err != nil {
+		return nil, errors.Join(err, undo(t.impl))
 	}
 	ok = true
 	return p, nil
@@ -84,13 +88,14 @@ func (t *Task) create(ctx context.Context, r *CreateRequest) (_ *process, err er
 // undo ends and frees a task that nobody has seen.
 func undo(impl task.Task) error {
 	ctx := context.Background()
+	var err error
 	if impl.PID() != 0 {
-		if err := impl.Kill(ctx, syscall.SIGKILL, true); err != nil && !hasEnded(err) {
-			return err
+		if err = impl.Kill(ctx, syscall.SIGKILL, true); err == nil || hasEnded(err) {
+			impl.Wait()
+			err = nil
 		}
-		impl.Wait()
 	}
-	return impl.Delete(ctx)
+	return errors.Join(err, impl.Delete(ctx))
 }
 
 func (t *Task) process(execID string) (*process, error) {
@@ -135,12 +140,22 @@ func (t *Task) exec(ctx context.Context, r *ExecRequest) error {
 	if err != nil {
 		return err
 	}
-	p = newProcess(t, r.ID, impl, r.Stdio, streams)
-	p.announce(execAdded(t.ID, r.ID), func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.execs[r.ID] = p
-	})
+	added := newProcess(t, r.ID, impl, r.Stdio, streams)
+	if err := added.announce(execAdded(t.ID, r.ID), func() error { return t.admit(added) }); err != nil {
+		return errors.Join(err, impl.Delete(context.WithoutCancel(ctx)))
+	}
+	p = added
+	return nil
+}
+
+// admit makes an exec visible, unless its task is being freed.
+func (t *Task) admit(p *process) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.gone {
+		return fmt.Errorf("task %s is being deleted: %w", t.ID, errdefs.ErrFailedPrecondition)
+	}
+	t.execs[p.execID] = p
 	return nil
 }
 
@@ -186,15 +201,16 @@ func (t *Task) settled(p *process) {
 }
 
 // endExecs kills what outlived the first process and waits, bounded, until the exits of its execs are told.
-func (t *Task) endExecs(impl task.Process) {
+func (t *Task) endExecs(init *process) {
 	t.mu.Lock()
 	t.ended = true
 	live := slices.Collect(maps.Keys(t.live))
 	t.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), deathTimeout)
 	defer cancel()
-	if err := impl.Kill(ctx, syscall.SIGKILL, true); err != nil && !hasEnded(err) {
-		t.sup.cfg.Log.Warn("kill what outlived the first process", "id", t.ID, "error", err)
+	init.strike(ctx, true)
+	for _, p := range live {
+		p.strike(ctx, false) // also one whose start is under way
 	}
 	for _, p := range live {
 		select {
@@ -205,19 +221,23 @@ func (t *Task) endExecs(impl task.Process) {
 	}
 }
 
-// removeExecs frees the execs that nobody deleted.
-func (t *Task) removeExecs(ctx context.Context) {
+// removeExecs frees the execs that nobody deleted. From now on none is added.
+func (t *Task) removeExecs(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, deathTimeout)
+	defer cancel()
 	t.mu.Lock()
+	t.gone = true
 	execs := slices.Collect(maps.Values(t.execs))
 	t.mu.Unlock()
 	for _, p := range execs {
-		if p == nil {
+		if p == nil { // being made: admit refuses it
 			continue
 		}
 		if _, err := p.remove(ctx); err != nil {
-			t.sup.cfg.Log.Warn("exec not freed", "id", t.ID, "exec", p.execID, "error", err)
+			return fmt.Errorf("exec %s of task %s is not freed: %w: %w", p.execID, t.ID, err, errdefs.ErrUnavailable)
 		}
 	}
+	return nil
 }
 
 // forget drops a deleted process; its answer is kept for those who ask again.

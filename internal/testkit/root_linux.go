@@ -19,7 +19,7 @@ import (
 func RequireRoot(t testing.TB) {
 	t.Helper()
 	if os.Getenv("SHIMWRIGHT_SKIP_ROOT") == "1" {
-		t.Skip("SHIMWRIGHT_SKIP_ROOT=1")
+		Missing(t, "SHIMWRIGHT_SKIP_ROOT=1")
 	}
 	if os.Geteuid() != 0 {
 		Missing(t, "needs root")
