@@ -54,6 +54,16 @@ func newHost(_ context.Context, env *shim.Env) (task.Runtime, error) {
 	if os.Getenv("SHIM_TEST_FAIL_INIT") != "" && env.Serving {
 		return nil, errors.New("the moon is in the wrong phase")
 	}
+	if os.Getenv("SHIM_TEST_EXIT_IN_INIT") != "" && env.Serving {
+		os.Exit(3)
+	}
+	if os.Getenv("SHIM_TEST_CHILD") != "" && env.Serving {
+		vmm := exec.Command("/bin/sleep", "9")
+		vmm.Stderr = os.Stderr
+		if err := vmm.Start(); err != nil {
+			return nil, err
+		}
+	}
 	return host{}, nil
 }
 
@@ -421,6 +431,89 @@ func TestStartFailsClean(t *testing.T) {
 		c.must("Shutdown", &taskapi.ShutdownRequest{})
 		c.gone()
 	}
+}
+
+// Whatever goes wrong after the serving process was started: it is gone, and so is its socket.
+func TestStartThatCannotAnswerLeavesNothing(t *testing.T) {
+	nothing := func(t *testing.T, s *site) {
+		t.Helper()
+		eventually(t, "the socket's end", func() bool { left, _ := os.ReadDir(s.sockets); return len(left) == 0 })
+		if out, err := s.command(s.id, s.bundle, "delete").CombinedOutput(); err != nil {
+			t.Errorf("delete: %v: %s", err, out)
+		}
+	}
+	t.Run("bundle cannot be written", func(t *testing.T) {
+		s := newSite(t, "mute", nil, "/bin/true")
+		if err := os.Mkdir(filepath.Join(s.bundle, bundle.AddressFile), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if address, err := s.start(s.id, s.bundle); err == nil {
+			t.Errorf("start: %s", address)
+		}
+		if err := os.Remove(filepath.Join(s.bundle, bundle.AddressFile)); err != nil {
+			t.Fatal(err)
+		}
+		nothing(t, s)
+	})
+	t.Run("nobody reads the answer", func(t *testing.T) {
+		s := newSite(t, "unheard", nil, "/bin/true")
+		cmd := s.command(s.id, s.bundle, "start")
+		cmd.Stdin = bytes.NewReader(s.params(s.id))
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Close()
+		cmd.Stdout = w
+		if err := cmd.Run(); err == nil || cmd.ProcessState.ExitCode() != 1 {
+			t.Errorf("start: %v", err)
+		}
+		w.Close()
+		nothing(t, s)
+	})
+	t.Run("runtime that ends the process", func(t *testing.T) {
+		s := newSite(t, "suicide", nil, "/bin/true")
+		if address, err := s.start(s.id, s.bundle, "SHIM_TEST_EXIT_IN_INIT=1"); err == nil {
+			t.Errorf("start: %s", address)
+		}
+		nothing(t, s)
+	})
+	t.Run("start is killed", func(t *testing.T) {
+		s := newSite(t, "halfway", nil, "/bin/true")
+		for i := range 20 {
+			cmd := s.command(s.id, s.bundle, "start")
+			cmd.Stdin = bytes.NewReader(s.params(s.id))
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Duration(i) * 10 * time.Millisecond) // any moment will do
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			eventually(t, "the shim's end", func() bool {
+				if out, err := s.command(s.id, s.bundle, "delete").CombinedOutput(); err != nil {
+					t.Fatalf("delete: %v: %s", err, out)
+				}
+				left, _ := os.ReadDir(s.sockets)
+				return len(left) == 0
+			})
+		}
+	})
+}
+
+// A process that the runtime starts for itself may keep the shim's stderr: start does not wait for it.
+func TestRuntimesChildKeepsStderr(t *testing.T) {
+	s := newSite(t, "vmm", nil, "/bin/true")
+	begin := time.Now()
+	address, err := s.start(s.id, s.bundle, "SHIM_TEST_CHILD=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took > 8*time.Second { // it would wait for 10
+		t.Errorf("start took %v", took)
+	}
+	c := s.connect(address)
+	c.must("Shutdown", &taskapi.ShutdownRequest{})
+	c.gone()
 }
 
 // Any number of starts of one group at once end with one shim, also when the first of them fails.

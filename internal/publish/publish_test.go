@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
 	"github.com/containerd/typeurl/v2"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -194,6 +195,35 @@ func TestInvalidEventHoldsUpNobody(t *testing.T) {
 	drained(t, q)
 	if got := d.ids(t); !slices.Equal(got, []string{"c0", "c2"}) {
 		t.Errorf("got %v", got)
+	}
+}
+
+// What could never be sent does not get into the queue.
+func TestImpossibleEventHoldsUpNobody(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	d := new(fakeDaemon)
+	d.listen(t, path)
+	q := open(t, path)
+	q.Forward(nil)
+	q.Forward(&types.Envelope{Topic: "\xff\xfe"})
+	q.Forward(&types.Envelope{Topic: "/big", Event: &anypb.Any{TypeUrl: "x", Value: make([]byte, 5<<20)}})
+	put(q, 0, 1)
+	drained(t, q)
+	if got := d.ids(t); !slices.Equal(got, []string{"c0"}) {
+		t.Errorf("got %v", got)
+	}
+}
+
+// The largest event that the queue takes fits into a message.
+func TestLargestEventIsSent(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	d := new(fakeDaemon)
+	d.listen(t, path)
+	q := open(t, path)
+	q.Forward(&types.Envelope{Topic: "/big", Event: &anypb.Any{TypeUrl: "x", Value: make([]byte, maxEvent-64)}})
+	drained(t, q)
+	if len(d.taken) != 1 {
+		t.Errorf("%d events arrived", len(d.taken))
 	}
 }
 

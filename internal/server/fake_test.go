@@ -29,6 +29,7 @@ import (
 type fakeRuntime struct {
 	create func(context.Context, *task.CreateRequest) error // before a task is made
 	start  func(context.Context, *fakeProcess) error        // in Start of any process
+	kill   func(*fakeProcess)                               // before any Kill
 	spare  bool                                             // tasks have none of the optional parts
 
 	pids atomic.Int32
@@ -102,6 +103,9 @@ func (p *fakeProcess) end(status int) {
 }
 
 func (p *fakeProcess) Kill(_ context.Context, sig syscall.Signal, _ bool) error {
+	if f := p.runtime.kill; f != nil {
+		f(p)
+	}
 	select {
 	case <-p.ended:
 		return fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)

@@ -280,6 +280,97 @@ func TestStuckCreate(t *testing.T) {
 	}
 }
 
+// A Kill that was answered while the task was being made has its effect, however late it came.
+func TestKillDuringCreateIsNotLost(t *testing.T) {
+	rt := new(fakeRuntime)
+	h := serve(t, rt)
+	other := &harness{Client: h.dial(), t: t}
+	rt.create = func(context.Context, *task.CreateRequest) error {
+		return other.call("Kill", &taskapi.KillRequest{ID: "a", Signal: 9}, &emptypb.Empty{})
+	}
+	if err := h.call("Create", &taskapi.CreateTaskRequest{ID: "a", Bundle: h.bundle}, &emptypb.Empty{}); !errors.Is(err, errdefs.ErrAborted) {
+		t.Errorf("create: %v", err)
+	}
+	if left := rt.leftover(); len(left) > 0 || h.sup.Len() > 0 || len(h.told()) > 0 {
+		t.Errorf("left: %v, %d tasks, events %v", left, h.sup.Len(), h.told())
+	}
+}
+
+// Deleting a created task ends its execs first, and frees them.
+func TestDeleteOfCreatedTakesItsExecsAlong(t *testing.T) {
+	for range 20 {
+		rt := new(fakeRuntime)
+		h := serve(t, rt)
+		h.create("a", false)
+		do[emptypb.Empty](h, "Exec", &taskapi.ExecProcessRequest{ID: "a", ExecID: "x", Spec: processSpec(sleep)})
+		do[taskapi.StartResponse](h, "Start", &taskapi.StartRequest{ID: "a", ExecID: "x"})
+		do[taskapi.DeleteResponse](h, "Delete", &taskapi.DeleteRequest{ID: "a"})
+		want := []string{"create a", "add a/x", "start a/x", "exit a/x 137", "delete a/x", "delete a"}
+		if diff := cmp.Diff(want, h.told()); diff != "" {
+			t.Fatalf("events (-want +got):\n%s", diff)
+		}
+		if left := rt.leftover(); len(left) > 0 {
+			t.Errorf("not freed: %v", left)
+		}
+	}
+}
+
+// An exec whose start hangs is killed when its task's first process ends: the exit does not wait for it.
+func TestHangingExecStartEndsWithItsTask(t *testing.T) {
+	rt := new(fakeRuntime)
+	h := serve(t, rt)
+	h.create("a", true)
+	hanging := make(chan struct{})
+	rt.start = func(_ context.Context, p *fakeProcess) error {
+		close(hanging)
+		<-p.ended
+		return errors.New("killed")
+	}
+	do[emptypb.Empty](h, "Exec", &taskapi.ExecProcessRequest{ID: "a", ExecID: "x", Spec: processSpec(sleep)})
+	failed := make(chan error, 1)
+	go func() {
+		failed <- h.call("Start", &taskapi.StartRequest{ID: "a", ExecID: "x"}, &taskapi.StartResponse{})
+	}()
+	<-hanging
+	begin := time.Now()
+	h.runtime.all[0].end(3)
+	do[taskapi.WaitResponse](h, "Wait", &taskapi.WaitRequest{ID: "a"})
+	if took := time.Since(begin); took > 5*time.Second { // what it would wait for an exec that cannot be killed
+		t.Errorf("the exit took %v", took)
+	}
+	if err := <-failed; err == nil {
+		t.Error("the exec was started")
+	}
+	do[taskapi.DeleteResponse](h, "Delete", &taskapi.DeleteRequest{ID: "a"})
+	if diff := cmp.Diff([]string{"create a", "start a", "add a/x", "exit a 3", "delete a/x", "delete a"}, h.told()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A runtime whose Kill panics when the first process is gone already does not take the shim with it.
+func TestPanicInKillAfterTheExit(t *testing.T) {
+	rt := &fakeRuntime{kill: func(*fakeProcess) { panic("ouch") }}
+	h := serve(t, rt)
+	h.create("a", true)
+	rt.all[0].end(7)
+	if w := do[taskapi.WaitResponse](h, "Wait", &taskapi.WaitRequest{ID: "a"}); w.ExitStatus != 7 {
+		t.Errorf("wait: %v", w)
+	}
+	do[taskapi.DeleteResponse](h, "Delete", &taskapi.DeleteRequest{ID: "a"})
+}
+
+// What a bundle says of an earlier task is not said of the next one in it.
+func TestCreateForgetsTheLastExit(t *testing.T) {
+	h := serve(t, new(fakeRuntime))
+	if err := bundle.WriteExit(h.bundle, 4711, task.Exit{Status: 7, At: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	h.create("a", true)
+	if _, exit, err := bundle.ReadExit(h.bundle); !errors.Is(err, errdefs.ErrNotFound) {
+		t.Errorf("noted: %+v, %v", exit, err)
+	}
+}
+
 func TestShutdownWaitsForTheLastTask(t *testing.T) {
 	h := serve(t, new(fakeRuntime))
 	h.create("a", false)
@@ -293,6 +384,9 @@ func TestShutdownWaitsForTheLastTask(t *testing.T) {
 	do[emptypb.Empty](h, "Shutdown", &taskapi.ShutdownRequest{ID: "a"})
 	do[emptypb.Empty](h, "Shutdown", &taskapi.ShutdownRequest{}) // repeated, and about no task
 	<-h.down
+	if err := h.call("Connect", &taskapi.ConnectRequest{ID: "b"}, &emptypb.Empty{}); !errors.Is(err, errdefs.ErrUnavailable) {
+		t.Errorf("connect after shutdown: %v", err)
+	}
 	if err := h.call("Create", &taskapi.CreateTaskRequest{ID: "b", Bundle: h.bundle}, &emptypb.Empty{}); !errors.Is(err, errdefs.ErrUnavailable) {
 		t.Errorf("create after shutdown: %v", err)
 	}

@@ -327,3 +327,33 @@ func connect(t *testing.T, address string) {
 	}
 	conn.Close()
 }
+
+// However often a socket is removed, and also when its listener is closed: never its successor, which on some file
+// systems gets the same inode number at once.
+func TestRemoveSparesTheSuccessor(t *testing.T) {
+	address := "unix://" + filepath.Join(t.TempDir(), "s", "a")
+	for range 50 {
+		old, err := socket.Listen(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := old.Remove(); err != nil {
+			t.Fatal(err)
+		}
+		old.Listener().Close()
+		next, err := socket.Listen(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := old.Remove(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(strings.TrimPrefix(address, "unix://")); err != nil {
+			t.Fatal("the successor's socket was removed:", err)
+		}
+		if err := errors.Join(next.Remove(), next.Close()); err != nil {
+			t.Fatal(err)
+		}
+		old.Close()
+	}
+}
