@@ -41,6 +41,11 @@ test-daemon: ## run the tests with a real containerd (root)
 	@hack/deps.sh test
 	@hack/test.sh ./test/daemon
 
+.PHONY: test-v2
+test-v2: ## run the engine's tests on cgroup v2, in user-mode Linux (root)
+	@hack/deps.sh test
+	@hack/test.sh ./test/cgroup2
+
 .PHONY: fuzz
 fuzz: ## fuzz every parser for 10 s each
 	@hack/deps.sh build

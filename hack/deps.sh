@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, and nothing else, on Debian and Ubuntu:
 #   hack/deps.sh build    a C compiler and libseccomp, for static binaries; a static busybox, for the demo's container
-#   hack/deps.sh test     build's, gotestsum, and containerd: the daemon, ctr, its own shim and runc
+#   hack/deps.sh test     build's, gotestsum, user-mode Linux, and containerd: the daemon, ctr, its own shim and runc
 #   hack/deps.sh lint     build's and golangci-lint
 # Tools are built with go install, once, and kept below ~/.cache/shimwright/tools (SHIMWRIGHT_TOOLS).
 set -euo pipefail
@@ -18,9 +18,9 @@ can_link() {
 		${CC:-cc} -static -x c - -lseccomp -o /dev/null 2>/dev/null
 }
 
-# system_packages: installs those whose thing is missing.
+# system_packages [PACKAGE…]: installs these, and those whose thing is missing.
 system_packages() {
-	local packages=()
+	local packages=("$@")
 	can_link || packages+=(gcc libc6-dev libseccomp-dev pkg-config)
 	[[ $(file_interpreter busybox) == none ]] || packages+=(busybox-static)
 	((${#packages[@]})) || return 0
@@ -66,6 +66,7 @@ for what in "${@:-build}"; do
 	case $what in
 	build) ;;
 	test)
+		command -v linux.uml >/dev/null || system_packages user-mode-linux
 		go_tool "$gotestsum" "gotest.tools/gotestsum@v$gotestsum_version"
 		go_tool "$containerd_dir/ctr" "$containerd/containerd@v$containerd_version" "$containerd/ctr@v$containerd_version"
 		CGO_ENABLED=0 go_tool "$peer_dir/containerd-shim-runc-v2" -tags no_grpc -ldflags '-s -w' \

@@ -115,9 +115,11 @@ func (p *process) Start(context.Context) error {
 	p.pid = p.cmd.Process.Pid
 	return nil
 }
+
 func (p *process) Kill(_ context.Context, s syscall.Signal, _ bool) error {
 	return p.cmd.Process.Signal(s)
 }
+
 func (p *process) Wait() task.Exit              { _ = p.cmd.Wait(); return task.ExitOf(p.cmd.ProcessState) }
 func (p *process) Delete(context.Context) error { return nil }
 

@@ -28,8 +28,9 @@ func (h hello) PID() int {
 }
 func (h hello) Start(context.Context) error                            { return h.Cmd.Start() }
 func (h hello) Kill(_ context.Context, s syscall.Signal, _ bool) error { return h.Process.Signal(s) }
-func (h hello) Wait() task.Exit                                        { _ = h.Cmd.Wait(); return task.ExitOf(h.ProcessState) }
-func (h hello) Delete(context.Context) error                           { return nil }
+
+func (h hello) Wait() task.Exit              { _ = h.Cmd.Wait(); return task.ExitOf(h.ProcessState) }
+func (h hello) Delete(context.Context) error { return nil }
 
 func main() {
 	shim.Run("io.example.hello.v1", func(context.Context, *shim.Env) (task.Runtime, error) { return runtime{}, nil })

@@ -692,8 +692,10 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 		class  func(error) bool // nil: none
 		text   string
 	}{
-		"nonexistent command": {func(r *task.CreateRequest) { r.Spec.Process.Args = []string{"nosuch"} }, nil,
-			`OCI runtime create failed: runc create failed: unable to start container process: error during container init: exec: "nosuch": executable file not found in $PATH`},
+		"nonexistent command": {
+			func(r *task.CreateRequest) { r.Spec.Process.Args = []string{"nosuch"} }, nil,
+			`OCI runtime create failed: runc create failed: unable to start container process: error during container init: exec: "nosuch": executable file not found in $PATH`,
+		},
 		"missing mount": {func(r *task.CreateRequest) {
 			r.Spec.Mounts = append(r.Spec.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/no/such", Options: []string{"bind"}})
 		}, nil, "open /no/such: no such file or directory"},
