@@ -107,6 +107,10 @@ func (h *host) close() map[string][]string {
 			h.t.Error(err)
 		}
 		for id, seen := range <-h.events {
+			// A manager that closes may have taken an event without answering for it: then the next one gets it again.
+			if old := h.seen[id]; len(old) > 0 && len(seen) > 0 && old[len(old)-1] == seen[0] {
+				seen = seen[1:]
+			}
 			h.seen[id] = append(h.seen[id], seen...)
 		}
 		h.events = nil
@@ -678,10 +682,10 @@ func TestContainerdsShim(t *testing.T) {
 	}
 	shim, err := exec.LookPath("containerd-shim-runc-v2")
 	if err != nil {
-		t.Skip("needs containerd's shim in PATH")
+		testkit.Missing(t, "needs containerd's shim in PATH")
 	}
 	if _, err := exec.LookPath("runc"); err != nil {
-		t.Skip("needs runc in PATH")
+		testkit.Missing(t, "needs runc in PATH")
 	}
 	testkit.RequireRoot(t)
 	testkit.NoLeaks(t)

@@ -29,6 +29,7 @@ import (
 	"github.com/shimwright/shimwright/internal/bootstrap"
 	"github.com/shimwright/shimwright/internal/bundle"
 	"github.com/shimwright/shimwright/internal/socket"
+	"github.com/shimwright/shimwright/internal/testkit"
 	"github.com/shimwright/shimwright/shim"
 	"github.com/shimwright/shimwright/task"
 	"golang.org/x/sys/unix"
@@ -293,7 +294,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 // One binary serves all daemons; each gets an answer that it understands, and nothing else.
 func TestThreeDialects(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("the older dialects put sockets into " + socket.DefaultDir + ": needs root")
+		testkit.Missing(t, "the older dialects put sockets into %s: needs root", socket.DefaultDir)
 	}
 	for _, d := range []bootstrap.Dialect{bootstrap.Bare, bootstrap.JSON, bootstrap.Protobuf} {
 		t.Run(fmt.Sprint(d), func(t *testing.T) {

@@ -147,7 +147,7 @@ func FuzzReadExit(f *testing.F) {
 			return
 		}
 		if err := bundle.WriteExit(dir, pid, e); err != nil {
-			t.Skip(err) // years that RFC 3339 cannot write in UTC
+			return // years that RFC 3339 cannot write in UTC
 		}
 		pid2, e2, err := bundle.ReadExit(dir)
 		if err != nil || pid2 != pid || e2.Status != e.Status || !e2.At.Equal(e.At) {

@@ -67,7 +67,7 @@ func TestDeleteAfterTheShim(t *testing.T) {
 					if err := c.Kill(t.Context(), syscall.SIGKILL, true); err != nil {
 						t.Fatal(err)
 					}
-					await(t, c, 0)
+					exitsWith(t, c, 137)
 				}
 				if test.paused {
 					if err := c.(task.Pauser).Pause(t.Context()); err != nil {

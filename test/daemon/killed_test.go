@@ -6,6 +6,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -144,6 +145,33 @@ func TestDaemonKilledAgainAndAgain(t *testing.T) {
 		d.awaitStatus(id, "STOPPED")
 		if got := d.remove(id); got != 10+i {
 			t.Errorf("%s ended with %d, want %d", id, got, 10+i)
+		}
+	}
+}
+
+// The daemon is killed at every moment of a container's start: the container is there, or nothing of it is.
+func TestDaemonKilledDuringRun(t *testing.T) {
+	d := newDaemon(t)
+	for i := range 24 {
+		id := fmt.Sprint("c", i)
+		run := d.ctr(t.Context(), d.rootfsRun([]string{"--detach", "--null-io"}, id, "sleep", "1000")...)
+		if err := run.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(i) * 5 * time.Millisecond) // not to wait for something, but to come at another moment
+		d.stop(syscall.SIGKILL)
+		run.Wait()
+		d.start()
+		got := d.tasks()[id]
+		if got.status == "RUNNING" || got.status == "CREATED" {
+			d.kill(id, "SIGKILL")
+			d.awaitStatus(id, "STOPPED")
+		}
+		if got.status != "" {
+			d.ok("task", "rm", id)
+		}
+		if strings.Contains(d.ok("container", "ls", "--quiet"), id) {
+			d.ok("container", "rm", id)
 		}
 	}
 }
