@@ -2,10 +2,10 @@ package container
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runc/libcontainer"
@@ -48,6 +48,9 @@ func (x *execution) started() *reap.Child {
 	return x.child
 }
 
+// dying is how long an init that is on its way out, and can no longer be joined, may take to be seen dead.
+const dying = 50 * time.Millisecond
+
 // Start runs the process. ErrFailedPrecondition: the container is paused or has stopped.
 func (x *execution) Start(ctx context.Context) error {
 	f := newFlight()
@@ -69,7 +72,7 @@ func (x *execution) Start(ctx context.Context) error {
 		select {
 		case <-x.task.child.Done(): // whatever went wrong, this is why
 			err = fmt.Errorf("%w: the container has stopped: %w", err, errdefs.ErrFailedPrecondition)
-		default:
+		case <-time.After(dying):
 		}
 		return fmt.Errorf("OCI runtime exec failed: exec failed: %w", err)
 	}
@@ -159,7 +162,7 @@ func (x *execution) Kill(ctx context.Context, sig syscall.Signal, all bool) erro
 	}
 }
 
-var errKilled = errors.New("killed while it was being started")
+var errKilled = fmt.Errorf("killed while it was being started: %w", errdefs.ErrAborted)
 
 // Wait blocks until the process has ended.
 func (x *execution) Wait() task.Exit {

@@ -482,6 +482,9 @@ func checkOrder(t *testing.T, told []string) {
 		if !slices.Contains(follows[op], last[who]) {
 			t.Errorf("event %d: %s after %q", i, e, last[who])
 		}
+		if id, _, exec := strings.Cut(who, "/"); exec && last[id] != "create" && last[id] != "start" && (op != "delete" || last[id] != "exit") {
+			t.Errorf("event %d: %s outside of its task's life, after %q", i, e, last[id])
+		}
 		if op == "exit" && !strings.Contains(who, "/") {
 			for other, was := range last {
 				if strings.HasPrefix(other, who+"/") && was == "start" {

@@ -33,6 +33,7 @@ type process struct {
 	streams *stdio.Streams
 
 	op   lock
+	told chan struct{} // closed when the event that it is there is queued
 	dead chan struct{} // closed when the process was seen dead, and its execs too: its exit is then in raw
 	raw  task.Exit
 
@@ -47,7 +48,7 @@ type process struct {
 func newProcess(owner *Task, execID string, impl task.Process, names stdio.Config, streams *stdio.Streams) *process {
 	return &process{
 		owner: owner, execID: execID, impl: impl, stdio: names, streams: streams, pid: impl.PID(),
-		op: make(lock, 1), dead: make(chan struct{}), settled: make(chan struct{}), state: task.Created,
+		op: make(lock, 1), told: make(chan struct{}), dead: make(chan struct{}), settled: make(chan struct{}), state: task.Created,
 	}
 }
 
@@ -60,6 +61,7 @@ func (p *process) announce(e event, show func() error) error {
 		return err
 	}
 	p.owner.publish(e)
+	close(p.told)
 	if p.pid != 0 {
 		go p.watch()
 	}

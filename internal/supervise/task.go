@@ -31,8 +31,8 @@ type Task struct {
 	mu    sync.Mutex
 	execs map[string]*process
 	live  map[*process]bool // execs whose start began and which have not settled
-	ended bool              // the first process is dead: no exec begins any more
-	gone  bool              // the task is being freed: no exec is added any more
+	ended bool              // the first process is dead: no exec is added or begins any more
+	gone  bool              // the task is being freed: likewise
 }
 
 // ExecRequest asks for a further process in a task.
@@ -115,6 +115,7 @@ func (t *Task) exec(ctx context.Context, r *ExecRequest) error {
 	if !ok {
 		return notImplemented("exec")
 	}
+	<-t.init.told // a moment at most
 	if _, err := t.init.check(task.OpExec); err != nil {
 		return err
 	}
@@ -148,12 +149,12 @@ func (t *Task) exec(ctx context.Context, r *ExecRequest) error {
 	return nil
 }
 
-// admit makes an exec visible, unless its task is being freed.
+// admit makes an exec visible, unless its task has ended or is being freed.
 func (t *Task) admit(p *process) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.gone {
-		return fmt.Errorf("task %s is being deleted: %w", t.ID, errdefs.ErrFailedPrecondition)
+	if t.gone || t.ended {
+		return fmt.Errorf("task %s has ended: %w", t.ID, errdefs.ErrFailedPrecondition)
 	}
 	t.execs[p.execID] = p
 	return nil
@@ -205,7 +206,13 @@ func (t *Task) endExecs(init *process) {
 	t.mu.Lock()
 	t.ended = true
 	live := slices.Collect(maps.Keys(t.live))
+	execs := slices.Collect(maps.Values(t.execs))
 	t.mu.Unlock()
+	for _, p := range execs {
+		if p != nil {
+			<-p.told // a moment at most: no exec is announced after the exit
+		}
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), deathTimeout)
 	defer cancel()
 	init.strike(ctx, true)

@@ -66,6 +66,7 @@ func newDaemonLogging(t *testing.T, level string) *daemon {
 	t.Cleanup(d.scour)
 	testkit.NoLeaks(t)
 	t.Cleanup(d.removeCgroups)
+	t.Cleanup(func() { _ = os.Remove("/run/containerd/runc/" + d.ns) }) // it stays when its last container goes, as with runc
 
 	var err error
 	if d.dir, err = os.MkdirTemp("", "shimwright-"); err != nil {
