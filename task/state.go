@@ -8,14 +8,15 @@ import (
 
 // State is what a task or an exec is in, and Op is what may change it. The table below is the whole state machine:
 //
-//	          start               exit, kill -9
-//	Created ────────▶ Running ──────────────────▶ Stopped ────────▶ Deleted
-//	   │                │ ▲                         ▲  ▲    delete
-//	   │          pause │ │ resume                  │  │
-//	   │                ▼ │            exit         │  │
-//	   │               Paused ──────────────────────┘  │
-//	   ├────────────────────────────────────────────────┤ exit, fail (start went wrong)
-//	   └───────────────────────────────────────────────────────────▶ Deleted (delete)
+//	             exit, fail (the start went wrong)
+//	   ┌──────────────────────────────────────────────┐
+//	   │                                              ▼
+//	Created ──── start ───▶ Running ──── exit ────▶ Stopped ── delete ──▶ Deleted
+//	   │                     │   ▲                    ▲                      ▲
+//	   │               pause │   │ resume             │ exit                 │
+//	   │                     ▼   │                    │                      │
+//	   │                    Paused ───────────────────┘                      │
+//	   └───────────────────────────── delete ────────────────────────────────┘
 type State int
 
 // The states. The zero State is none of them.

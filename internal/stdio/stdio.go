@@ -51,17 +51,17 @@ func Open(c Config) (_ *Streams, err error) {
 			s.Close()
 		}
 	}()
-	if s.stdin, s.stdinHold, err = openInput(c.Stdin); err != nil {
+	if s.stdin, s.stdinHold, err = openStream(c.Stdin, false); err != nil {
 		return nil, fmt.Errorf("open stdin: %w", err)
 	}
-	if s.stdout, s.stdoutHold, err = openOutput(c.Stdout); err != nil {
+	if s.stdout, s.stdoutHold, err = openStream(c.Stdout, true); err != nil {
 		return nil, fmt.Errorf("open stdout: %w", err)
 	}
 	if c.Terminal {
 		s.terminal = new(terminal)
 		return s, nil
 	}
-	if s.stderr, s.stderrHold, err = openOutput(c.Stderr); err != nil {
+	if s.stderr, s.stderrHold, err = openStream(c.Stderr, true); err != nil {
 		return nil, fmt.Errorf("open stderr: %w", err)
 	}
 	return s, nil
@@ -125,10 +125,15 @@ func closeFile(f **os.File) {
 	}
 }
 
-// openInput opens what a process reads. hold keeps a FIFO from ending.
-func openInput(uri string) (f, hold *os.File, err error) {
+// openStream opens what a process reads, or writes. hold is the other end of a FIFO: it keeps a reader from seeing the
+// end, and a writer, and what it has written, from finding no reader.
+func openStream(uri string, write bool) (f, hold *os.File, err error) {
+	flags := unix.O_RDONLY
+	if write {
+		flags = unix.O_WRONLY | unix.O_APPEND
+	}
 	if uri == "" {
-		f, err = open(os.DevNull, unix.O_RDONLY)
+		f, err = open(os.DevNull, flags)
 		return f, nil, err
 	}
 	at, err := find(uri)
@@ -137,48 +142,23 @@ func openInput(uri string) (f, hold *os.File, err error) {
 	}
 	defer unix.Close(at.fd)
 	if !at.fifo {
-		f, err = at.reopen(unix.O_RDONLY | unix.O_NOCTTY)
+		f, err = at.reopen(flags | unix.O_NOCTTY)
 		return f, nil, err
 	}
-	// A reader that does not wait, then a writer, then the reader that the process gets: none of them blocks.
-	first, err := at.reopen(unix.O_RDONLY | unix.O_NONBLOCK)
+	// The reader comes first, without waiting for a writer; then the writer finds one.
+	r, err := at.reopen(unix.O_RDONLY | unix.O_NONBLOCK)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer first.Close()
-	if hold, err = at.reopen(unix.O_WRONLY | unix.O_NONBLOCK); err != nil {
-		return nil, nil, err
-	}
-	if f, err = at.reopen(unix.O_RDONLY); err != nil {
-		hold.Close()
-		return nil, nil, err
-	}
-	return f, hold, nil
-}
-
-// openOutput opens what a process writes to. hold keeps a FIFO, and what is in it, when no reader is there.
-func openOutput(uri string) (f, hold *os.File, err error) {
-	if uri == "" {
-		f, err = open(os.DevNull, unix.O_WRONLY)
-		return f, nil, err
-	}
-	at, err := find(uri)
+	w, err := at.reopen(unix.O_WRONLY | unix.O_NONBLOCK)
 	if err != nil {
+		r.Close()
 		return nil, nil, err
 	}
-	defer unix.Close(at.fd)
-	if !at.fifo {
-		f, err = at.reopen(unix.O_WRONLY | unix.O_APPEND | unix.O_NOCTTY)
-		return f, nil, err
+	if write {
+		return w, r, nil
 	}
-	if hold, err = at.reopen(unix.O_RDONLY | unix.O_NONBLOCK); err != nil {
-		return nil, nil, err
-	}
-	if f, err = at.reopen(unix.O_WRONLY); err != nil {
-		hold.Close()
-		return nil, nil, err
-	}
-	return f, hold, nil
+	return r, w, nil
 }
 
 // location is a file found but not opened, so that what was looked at is what is opened.
