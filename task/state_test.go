@@ -49,8 +49,9 @@ func TestEveryOpInEveryState(t *testing.T) {
 			}
 		}
 	}
-	if len(next) != int(OpCheckpoint)+1 || len(opNames) != len(next) {
-		t.Error("an operation is missing from the table or has no name")
+	const all = int(OpCheckpoint) + 1
+	if n := [2]int{len(next), len(opNames)}; n != [2]int{all, all} {
+		t.Errorf("%d operations, %d in the table, %d with a name", all, n[0], n[1])
 	}
 }
 
