@@ -216,6 +216,16 @@ func (s *site) start(id, dir string, env ...string) (string, error) {
 	return reply(cmd)
 }
 
+// up starts a shim for the site's own container, and connects to it.
+func (s *site) up() *client {
+	s.t.Helper()
+	address, err := s.start(s.id, s.bundle)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return s.connect(address)
+}
+
 // reply runs start. Like daemons of 2.x do, it takes stdout and stderr together.
 func reply(cmd *exec.Cmd) (string, error) {
 	out, err := cmd.CombinedOutput()
@@ -352,12 +362,8 @@ func TestThreeDialects(t *testing.T) {
 
 func TestSocketIsPrivate(t *testing.T) {
 	s := newSite(t, "modes", nil, "/bin/true")
-	address, err := s.start(s.id, s.bundle)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := s.connect(address)
-	for path, want := range map[string]fs.FileMode{strings.TrimPrefix(address, "unix://"): fs.ModeSocket | 0o600, s.sockets: fs.ModeDir | 0o700} {
+	c := s.up()
+	for path, want := range map[string]fs.FileMode{strings.TrimPrefix(c.address, "unix://"): fs.ModeSocket | 0o600, s.sockets: fs.ModeDir | 0o700} {
 		if st, err := os.Stat(path); err != nil || st.Mode() != want {
 			t.Errorf("%s: %v, %v; want %v", path, st.Mode(), err, want)
 		}
@@ -379,16 +385,12 @@ func TestSocketIsPrivate(t *testing.T) {
 // An author's services share the listener, and their interceptors see every method; errors keep their class.
 func TestAuthorsServiceAndInterceptor(t *testing.T) {
 	s := newSite(t, "extra", nil, "/bin/true")
-	address, err := s.start(s.id, s.bundle)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := s.connect(address)
+	c := s.up()
 	out := new(wrapperspb.StringValue)
 	if err := c.Call(t.Context(), "io.example.Extra", "Echo", wrapperspb.String("hi"), out); err != nil || out.Value != "echo hi" {
 		t.Errorf("echo: %v, %v", out, err)
 	}
-	err = c.Call(t.Context(), "io.example.Extra", "Echo", wrapperspb.String("levitate"), out)
+	err := c.Call(t.Context(), "io.example.Extra", "Echo", wrapperspb.String("levitate"), out)
 	if !errors.Is(errgrpc.ToNative(err), errdefs.ErrPermissionDenied) {
 		t.Errorf("levitate: %v", err)
 	}
@@ -400,11 +402,7 @@ func TestAuthorsServiceAndInterceptor(t *testing.T) {
 func TestNoDescriptorReachesTheContainer(t *testing.T) {
 	s := newSite(t, "fds", nil, "/bin/sh", "-c", "ls /proc/$$/fd")
 	out := filepath.Join(s.bundle, "out")
-	address, err := s.start(s.id, s.bundle)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := s.connect(address)
+	c := s.up()
 	c.must("Create", &taskapi.CreateTaskRequest{ID: s.id, Bundle: s.bundle, Stdout: "file://" + out})
 	c.must("Start", &taskapi.StartRequest{ID: s.id})
 	c.must("Wait", &taskapi.WaitRequest{ID: s.id})
@@ -570,11 +568,7 @@ func TestOneShimForAGroup(t *testing.T) {
 // A shim that was killed leaves a socket; the next start replaces it, and delete removes it and tells the noted exit.
 func TestAfterSIGKILL(t *testing.T) {
 	s := newSite(t, "killed", nil, "/bin/sh", "-c", "exit 7")
-	address, err := s.start(s.id, s.bundle)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := s.connect(address)
+	c := s.up()
 	c.must("Create", &taskapi.CreateTaskRequest{ID: s.id, Bundle: s.bundle})
 	c.must("Start", &taskapi.StartRequest{ID: s.id})
 	wait := new(taskapi.WaitResponse)
@@ -589,10 +583,7 @@ func TestAfterSIGKILL(t *testing.T) {
 		eventually(t, "its end", func() bool { return !running(pid) })
 	}
 	kill(c.pid)
-	if address, err = s.start(s.id, s.bundle); err != nil {
-		t.Fatal("start over a stale socket:", err)
-	}
-	kill(s.connect(address).pid)
+	kill(s.up().pid) // over the stale socket
 
 	for range 2 { // repeated: the same
 		out, err := s.command(s.id, s.bundle, "delete", "-bundle", s.bundle).Output()
@@ -631,11 +622,7 @@ func TestDeleteOfNothing(t *testing.T) {
 
 func TestSIGTERMDoesNotDropTasks(t *testing.T) {
 	s := newSite(t, "term", nil, "/bin/sleep", "60")
-	address, err := s.start(s.id, s.bundle)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := s.connect(address)
+	c := s.up()
 	c.must("Create", &taskapi.CreateTaskRequest{ID: s.id, Bundle: s.bundle})
 	c.must("Start", &taskapi.StartRequest{ID: s.id})
 	for range 3 {
@@ -727,11 +714,7 @@ func TestStartWithoutSpec(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			address, err := s.start(s.id, s.bundle)
-			if err != nil {
-				t.Fatal(err)
-			}
-			c := s.connect(address)
+			c := s.up()
 			err = c.call("Create", &taskapi.CreateTaskRequest{ID: s.id, Bundle: s.bundle}, &emptypb.Empty{})
 			if name != "empty" && !errors.Is(err, errdefs.ErrInvalidArgument) {
 				t.Errorf("create: %v", err)
@@ -802,11 +785,7 @@ func TestInfo(t *testing.T) {
 func TestShutdownWithoutDaemon(t *testing.T) {
 	s := newSite(t, "away", nil, "/bin/true")
 	s.daemon = "/nowhere/at/all"
-	address, err := s.start(s.id, s.bundle)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := s.connect(address)
+	c := s.up()
 	c.must("Create", &taskapi.CreateTaskRequest{ID: s.id, Bundle: s.bundle})
 	c.must("Delete", &taskapi.DeleteRequest{ID: s.id})
 	c.must("Shutdown", &taskapi.ShutdownRequest{})

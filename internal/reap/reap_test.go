@@ -120,15 +120,47 @@ func TestNobodyTakesAnothersStatus(t *testing.T) {
 	waitForNoChildren(t)
 }
 
+// A dead orphan stays as long as it is held, however many sweeps come by, and goes when it is released.
 func TestHoldKeepsOrphans(t *testing.T) {
 	release := reaper.Hold()
-	c := start(t, "sh -c 'exit 0' & echo $! >&2; sleep 0.05; exit 0")
-	c.Wait()
-	if z := zombies(t); z == 0 {
-		t.Log("the orphan was reaped by its own parent; nothing to hold")
+	defer release()
+	start(t, "sleep 0.05 & exit 0").Wait()
+	for deadline := time.Now().Add(10 * time.Second); zombies(t) == 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the orphan was not adopted, or was reaped")
+		}
+	}
+	for range 2 { // two sweeps would be enough
+		reaper.ask()
+		time.Sleep(grace + 50*time.Millisecond)
+	}
+	if z := zombies(t); z != 1 {
+		t.Errorf("%d zombies while they are held, want 1", z)
 	}
 	release()
 	waitForNoChildren(t)
+}
+
+// A thread of the pool ends with somebody's os/exec child on it: the sweep leaves the status to whoever waits.
+func TestChildOfAnEndedThread(t *testing.T) {
+	for i := range 20 {
+		waited := make(chan error, 1)
+		started := make(chan struct{})
+		cmd := exec.Command("/bin/sh", "-c", "sleep 0.02; exit "+strconv.Itoa(i+1))
+		go func() {
+			runtime.LockOSThread() // never unlocked
+			if err := cmd.Start(); err != nil {
+				t.Error(err)
+			}
+			close(started)
+		}()
+		<-started
+		go func() { waited <- cmd.Wait() }()
+		var exit *exec.ExitError
+		if err := <-waited; !errors.As(err, &exit) || exit.ExitCode() != i+1 {
+			t.Errorf("wait %d: %v", i+1, err)
+		}
+	}
 }
 
 func TestSpawnHasItsOwnDirectoryAndSurvivesPanics(t *testing.T) {
