@@ -715,7 +715,7 @@ func TestStartWithoutSpec(t *testing.T) {
 				}
 			}
 			c := s.up()
-			err = c.call("Create", &taskapi.CreateTaskRequest{ID: s.id, Bundle: s.bundle}, &emptypb.Empty{})
+			err := c.call("Create", &taskapi.CreateTaskRequest{ID: s.id, Bundle: s.bundle}, &emptypb.Empty{})
 			if name != "empty" && !errors.Is(err, errdefs.ErrInvalidArgument) {
 				t.Errorf("create: %v", err)
 			}
