@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	"github.com/shimwright/shimwright/internal/bundle"
+	"github.com/shimwright/shimwright/internal/testkit"
 	"github.com/shimwright/shimwright/task"
 )
 
@@ -288,4 +289,34 @@ func list(t *testing.T, dir string) (names []string) {
 		names = append(names, e.Name())
 	}
 	return names
+}
+
+// On a file system that is full by the time of the exit, there is room for it.
+func TestExitOnAFullFileSystem(t *testing.T) {
+	testkit.RequireRoot(t)
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := bundle.Renew(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "hog"), make([]byte, 1<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("fill the file system: %v", err)
+	}
+	if err := bundle.WritePID(dir, 1); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("the file system is not full: %v", err)
+	}
+	want := task.Exit{Status: 7, At: time.Now().UTC().Truncate(0)}
+	if err := bundle.WriteExit(dir, 42, want); err != nil {
+		t.Fatal(err)
+	}
+	if pid, got, err := bundle.ReadExit(dir); err != nil || pid != 42 || got.Status != 7 || !got.At.Equal(want.At) {
+		t.Errorf("read %d, %+v, %v", pid, got, err)
+	}
 }

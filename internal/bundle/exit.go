@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/shimwright/shimwright/task"
@@ -26,17 +27,27 @@ func WriteExit(dir string, pid int, e task.Exit) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", ExitFile, err)
 	}
-	return WriteFile(dir, ExitFile, data)
+	err = WriteFile(dir, ExitFile, data)
+	if errors.Is(err, syscall.ENOSPC) && os.Remove(filepath.Join(dir, reserveFile)) == nil {
+		err = WriteFile(dir, ExitFile, data)
+	}
+	return err
 }
 
-// Renew forgets the pid and the exit of a task that was in the bundle before.
+// reserveFile takes up the room of exit.json until that has to be written on a full file system.
+const reserveFile = ".exit.reserve"
+
+const block = 4096 // bytes: one file's, on the file systems that bundles are on
+
+// Renew makes the bundle ready for a task: it forgets the pid and the exit of one that was there before, and reserves
+// room for the exit to come.
 func Renew(dir string) error {
 	for _, name := range [...]string{InitPIDFile, ExitFile} {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove the last %s: %w", name, err)
 		}
 	}
-	return nil
+	return WriteFile(dir, reserveFile, make([]byte, block))
 }
 
 // ReadExit reads what WriteExit noted. ErrNotFound: nothing; ErrInvalidArgument: it is torn.
