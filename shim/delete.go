@@ -81,8 +81,8 @@ func unmountRootfs(dir string) error {
 func (c *command) removeSockets(dir string) error {
 	address, err := bundle.ReadAddress(dir)
 	socketDir := ""
-	if err == nil {
-		socketDir = filepath.Dir(address[len("unix://"):])
+	if path, perr := socket.Path(address); err == nil && perr == nil {
+		socketDir = filepath.Dir(path)
 	}
 	computed, debug, cerr := c.addresses(dir, socketDir)
 	if cerr != nil {

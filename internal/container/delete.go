@@ -57,14 +57,14 @@ func (e *Engine) Delete(ctx context.Context, id, dir string) (task.Exit, error) 
 		e.log.Warn("delete goes on with the default options", "id", id, "err", err)
 	}
 	states := e.states(o)
-	pid := survivor(dir)
+	pid, started := survivor(dir)
 	_, err = os.Lstat(filepath.Join(states, id))
 	if errors.Is(err, fs.ErrNotExist) && pid == 0 {
 		return task.Exit{}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	exit, err := e.deleteAll(ctx, states, id, dir, o, pid)
+	exit, err := e.deleteAll(ctx, states, id, dir, o, pid, started)
 	if err != nil {
 		return exit, fmt.Errorf("delete %s: %w", id, err)
 	}
@@ -72,8 +72,8 @@ func (e *Engine) Delete(ctx context.Context, id, dir string) (task.Exit, error) 
 }
 
 // deleteAll frees the container by what can be read of it: its state, else the bundle's config.json, else the pid of
-// its init, 0 if that has ended.
-func (e *Engine) deleteAll(ctx context.Context, states, id, dir string, o *options, pid int) (exit task.Exit, err error) {
+// its init, 0 if that has ended, and when that process was started.
+func (e *Engine) deleteAll(ctx context.Context, states, id, dir string, o *options, pid int, started uint64) (exit task.Exit, err error) {
 	state, err := stateOf(states, id)
 	var group cgroup.Group
 	if state != nil {
@@ -83,15 +83,15 @@ func (e *Engine) deleteAll(ctx context.Context, states, id, dir string, o *optio
 	}
 	if pid != 0 && len(group) == 0 {
 		group, err = cgroup.Of(pid)
+		if stat, serr := system.Stat(pid); serr != nil || stat.StartTime != started {
+			group = nil // it has ended meanwhile: these may be another's
+		}
 	}
 	if err != nil {
 		e.log.Warn("the container's cgroup is not known", "id", id, "err", err)
 	}
-	var started uint64
 	if state != nil {
 		pid, started = state.InitProcessPid, state.InitProcessStartTime
-	} else if stat, err := system.Stat(pid); pid != 0 && err == nil {
-		started = stat.StartTime
 	}
 	if exit, err = kill(ctx, pid, started, group); err != nil {
 		return exit, err
@@ -105,31 +105,31 @@ func (e *Engine) deleteAll(ctx context.Context, states, id, dir string, o *optio
 	return exit, group.Remove(ctx) // with the state gone, remove has not looked at it
 }
 
-// survivor is the pid that the bundle notes of a container's init, if that still runs; else 0. A process that began
-// before the note was written, with the pid that the note says, is the one that was meant.
-func survivor(dir string) int {
+// survivor is the pid that the bundle notes of a container's init, with its start time, if that still runs; else 0. A
+// process that began before the note was written, with the pid that the note says, is the one that was meant.
+func survivor(dir string) (pid int, started uint64) {
 	pid, err := bundle.ReadPID(dir)
 	if err != nil {
-		return 0
+		return 0, 0
 	}
 	note, err := os.Stat(filepath.Join(dir, bundle.InitPIDFile))
 	if err != nil {
-		return 0
+		return 0, 0
 	}
 	stat, err := system.Stat(pid)
 	if err != nil || stat.State == system.Zombie || stat.State == system.Dead {
-		return 0
+		return 0, 0
 	}
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
-		return 0
+		return 0, 0
 	}
 	const ticks = 100 // a second, USER_HZ
 	age := time.Duration(now.Nano()) - time.Duration(stat.StartTime)*(time.Second/ticks)
 	if time.Now().Add(-age).After(note.ModTime().Add(time.Second)) {
-		return 0
+		return 0, 0
 	}
-	return pid
+	return pid, stat.StartTime
 }
 
 // stateOf is the state that another process has written, nil if it is missing or torn.
