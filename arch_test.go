@@ -33,7 +33,8 @@ var layers = []layer{
 	{"internal/server", []string{"task", "internal/bundle", "internal/stdio", "internal/supervise"}},
 
 	{"internal/cgroup", []string{"task"}},
-	{"internal/container/...", []string{"task", "internal/bundle", "internal/cgroup", "internal/reap", "internal/container/..."}},
+	{"internal/options", []string{"internal/bundle"}},
+	{"internal/container/...", []string{"task", "internal/bundle", "internal/cgroup", "internal/options", "internal/reap", "internal/container/..."}},
 
 	{"shim", []string{
 		"task", "internal/bootstrap", "internal/bundle", "internal/socket", "internal/daemon",

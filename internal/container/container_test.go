@@ -709,12 +709,12 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 		"failing hook":    {func(r *task.CreateRequest) { r.Spec.Hooks = hook("false") }, nil, "createRuntime hook #0: exit status 1"},
 		"missing bundle":  {func(r *task.CreateRequest) { r.Bundle = "/no/such" }, nil, "no such file or directory"},
 		"checkpoint":      {func(r *task.CreateRequest) { r.Checkpoint = "/x" }, errdefs.IsNotImplemented, ""},
-		"another runtime": {func(r *task.CreateRequest) { r.Options = options(t, &runcoptions.Options{BinaryName: "crun"}) }, errdefs.IsNotImplemented, `"crun"`},
-		"relative root":   {func(r *task.CreateRequest) { r.Options = options(t, &runcoptions.Options{Root: "x"}) }, errdefs.IsInvalidArgument, "absolute"},
+		"another runtime": {func(r *task.CreateRequest) { r.Options = anyOptions(t, &runcoptions.Options{BinaryName: "crun"}) }, errdefs.IsNotImplemented, `"crun"`},
+		"relative root":   {func(r *task.CreateRequest) { r.Options = anyOptions(t, &runcoptions.Options{Root: "x"}) }, errdefs.IsInvalidArgument, "absolute"},
 		"foreign options": {func(r *task.CreateRequest) { r.Options = &anypb.Any{TypeUrl: "fun.Options"} }, errdefs.IsInvalidArgument, "fun.Options"},
-		"torn options":    {func(r *task.CreateRequest) { r.Options = options(t, nil); r.Options.Value = []byte{0xff} }, errdefs.IsInvalidArgument, ""},
+		"torn options":    {func(r *task.CreateRequest) { r.Options = anyOptions(t, nil); r.Options.Value = []byte{0xff} }, errdefs.IsInvalidArgument, ""},
 		"no systemd cgroup": {func(r *task.CreateRequest) {
-			r.Options = options(t, &runcoptions.Options{SystemdCgroup: true})
+			r.Options = anyOptions(t, &runcoptions.Options{SystemdCgroup: true})
 		}, errdefs.IsInvalidArgument, "slice:prefix:name"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -741,7 +741,7 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 	}
 }
 
-func options(t testing.TB, o *runcoptions.Options) *anypb.Any {
+func anyOptions(t testing.TB, o *runcoptions.Options) *anypb.Any {
 	t.Helper()
 	if o == nil {
 		o = new(runcoptions.Options)
@@ -866,7 +866,7 @@ func TestParallelExecs(t *testing.T) {
 
 func TestInfo(t *testing.T) {
 	e := container.New(container.Config{})
-	info, err := e.Info(t.Context(), options(t, &runcoptions.Options{Root: "/x"}))
+	info, err := e.Info(t.Context(), anyOptions(t, &runcoptions.Options{Root: "/x"}))
 	if err != nil {
 		t.Fatal(err)
 	}

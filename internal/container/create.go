@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shimwright/shimwright/internal/cgroup"
+	"github.com/shimwright/shimwright/internal/options"
 	"github.com/shimwright/shimwright/task"
 )
 
@@ -22,14 +23,17 @@ import (
 // ErrInvalidArgument: the spec or the options cannot be used. ErrAlreadyExists: the id is taken. ErrNotImplemented: the
 // options name another OCI runtime, or r a checkpoint.
 func (e *Engine) Create(ctx context.Context, r *task.CreateRequest) (task.Task, error) {
-	o, err := decodeOptions(r.Options)
+	o, err := options.Decode(r.Options)
 	if err != nil {
+		return nil, err
+	}
+	if err := own(o); err != nil {
 		return nil, err
 	}
 	if r.Checkpoint != "" {
 		return nil, fmt.Errorf("restore from a checkpoint: %w", errdefs.ErrNotImplemented)
 	}
-	if err := writeOptions(r.Bundle, o); err != nil {
+	if err := options.Write(r.Bundle, o); err != nil {
 		return nil, err
 	}
 	t := &Task{engine: e, id: r.ID, states: e.states(o)}
@@ -42,7 +46,7 @@ func (e *Engine) Create(ctx context.Context, r *task.CreateRequest) (task.Task, 
 
 // create is Create on a thread of its own: libcontainer takes relative paths to be in the current directory, and a
 // shim serves many bundles.
-func (t *Task) create(f *flight, r *task.CreateRequest, o *options) (err error) {
+func (t *Task) create(f *flight, r *task.CreateRequest, o *options.Options) (err error) {
 	if err := unix.Chdir(r.Bundle); err != nil {
 		return &os.PathError{Op: "chdir", Path: r.Bundle, Err: err}
 	}
@@ -127,7 +131,7 @@ func (t *Task) undo(c *libcontainer.Container) {
 }
 
 // newConfig translates the spec, relative to the current directory.
-func newConfig(id string, spec *specs.Spec, o *options) (config *configs.Config, err error) {
+func newConfig(id string, spec *specs.Spec, o *options.Options) (config *configs.Config, err error) {
 	err = guard(func() error {
 		config, err = specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
 			CgroupName:       id,

@@ -20,6 +20,7 @@ import (
 
 	"github.com/shimwright/shimwright/internal/bundle"
 	"github.com/shimwright/shimwright/internal/cgroup"
+	"github.com/shimwright/shimwright/internal/options"
 	"github.com/shimwright/shimwright/task"
 )
 
@@ -52,7 +53,7 @@ func (t *Task) delete(ctx context.Context) error {
 
 // Delete frees what a dead shim has left of container id: its processes, cgroup and state.
 func (e *Engine) Delete(ctx context.Context, id, dir string) (task.Exit, error) {
-	o, err := readOptions(dir)
+	o, err := options.Read(dir)
 	if err != nil {
 		e.log.Warn("delete goes on with the default options", "id", id, "err", err)
 	}
@@ -73,7 +74,7 @@ func (e *Engine) Delete(ctx context.Context, id, dir string) (task.Exit, error) 
 
 // deleteAll frees the container by what can be read of it: its state, else the bundle's config.json, else the pid of
 // its init, 0 if that has ended, and when that process was started.
-func (e *Engine) deleteAll(ctx context.Context, states, id, dir string, o *options, pid int, started uint64) (exit task.Exit, err error) {
+func (e *Engine) deleteAll(ctx context.Context, states, id, dir string, o *options.Options, pid int, started uint64) (exit task.Exit, err error) {
 	state, err := stateOf(states, id)
 	var group cgroup.Group
 	if state != nil {
@@ -142,7 +143,7 @@ func stateOf(states, id string) (*libcontainer.State, error) {
 }
 
 // groupOf finds the cgroup of a container by its bundle's config.json.
-func groupOf(id, dir string, o *options) (cgroup.Group, error) {
+func groupOf(id, dir string, o *options.Options) (cgroup.Group, error) {
 	m, err := managerOf(id, dir, o)
 	if err != nil {
 		return nil, err
@@ -151,7 +152,7 @@ func groupOf(id, dir string, o *options) (cgroup.Group, error) {
 }
 
 // managerOf makes the cgroup manager that create made for the bundle's config.json.
-func managerOf(id, dir string, o *options) (m cgroups.Manager, err error) {
+func managerOf(id, dir string, o *options.Options) (m cgroups.Manager, err error) {
 	spec, err := bundle.ReadSpec(dir)
 	if err != nil {
 		return nil, err

@@ -106,7 +106,7 @@ func TestDeleteUsesTheBundlesOptions(t *testing.T) {
 	h := newHost(t)
 	r, _ := h.request("c", testkit.Spec(h.fs, "sleep", "1000"))
 	root := t.TempDir()
-	r.Options = options(t, &runcoptions.Options{Root: root})
+	r.Options = anyOptions(t, &runcoptions.Options{Root: root})
 	c := h.must(r)
 	for _, name := range []string{bundle.OptionsFile, bundle.RuntimeFile} {
 		if fi, err := os.Stat(filepath.Join(r.Bundle, name)); err != nil || fi.Mode().Perm() != 0o600 {
@@ -143,7 +143,7 @@ func TestDeleteByThePIDAlone(t *testing.T) {
 			r.Spec.Linux.Namespaces = h.hostPID().Linux.Namespaces
 		}
 		root := t.TempDir()
-		r.Options = options(t, &runcoptions.Options{Root: root})
+		r.Options = anyOptions(t, &runcoptions.Options{Root: root})
 		c := h.must(r)
 		if err := c.Start(t.Context()); err != nil {
 			t.Fatal(err)

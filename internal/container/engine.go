@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 
 	_ "github.com/shimwright/shimwright/internal/container/reexec"
+	"github.com/shimwright/shimwright/internal/options"
 	"github.com/shimwright/shimwright/internal/reap"
 )
 
@@ -58,12 +59,20 @@ func New(c Config) *Engine {
 }
 
 // states is the directory that holds the state of the namespace's containers.
-func (e *Engine) states(o *options) string {
+func (e *Engine) states(o *options.Options) string {
 	root := e.root
 	if o.Root != "" {
 		root = o.Root
 	}
 	return filepath.Join(root, e.namespace)
+}
+
+// own refuses options that are for another engine.
+func own(o *options.Options) error {
+	if o.BinaryName != "" {
+		return fmt.Errorf("option binary_name %q: running containers with another OCI runtime: %w", o.BinaryName, errdefs.ErrNotImplemented)
+	}
+	return nil
 }
 
 // rootless tells whether cgroups may be out of reach: there is no real root here.

@@ -16,6 +16,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/shimwright/shimwright/internal/options"
 )
 
 // Name is the runtime's, as the daemon knows it.
@@ -27,7 +29,11 @@ const featuresURL = "types.containerd.io/opencontainers/runtime-spec/1/features/
 // Info describes the runtime with the features of the OCI runtime spec; the version is for the shim to say.
 // ErrInvalidArgument: opts cannot be used.
 func (e *Engine) Info(_ context.Context, opts *anypb.Any) (*types.RuntimeInfo, error) {
-	if _, err := decodeOptions(opts); err != nil {
+	o, err := options.Decode(opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := own(o); err != nil {
 		return nil, err
 	}
 	data, err := json.Marshal(ociFeatures())

@@ -1,4 +1,6 @@
-package container
+// Package options reads containerd.runc.v1.Options, what an operator sets for the runtime: as the daemon passes them,
+// and as a bundle keeps them for a delete after the shim.
+package options
 
 import (
 	"encoding/json"
@@ -16,12 +18,13 @@ import (
 	"github.com/shimwright/shimwright/internal/bundle"
 )
 
-// options are containerd.runc.v1.Options.
-type options = runcoptions.Options
+// Options are containerd.runc.v1.Options.
+type Options = runcoptions.Options
 
-// decodeOptions reads what the daemon passed. None given: the defaults.
-func decodeOptions(a *anypb.Any) (*options, error) {
-	o := new(options)
+// Decode reads what the daemon passed. None given: the defaults. ErrInvalidArgument: they are not options, or cannot be
+// followed.
+func Decode(a *anypb.Any) (*Options, error) {
+	o := new(Options)
 	if a == nil || a.TypeUrl == "" && len(a.Value) == 0 {
 		return o, nil
 	}
@@ -34,15 +37,12 @@ func decodeOptions(a *anypb.Any) (*options, error) {
 	if o.Root != "" && !filepath.IsAbs(o.Root) {
 		return nil, fmt.Errorf("option root %q is not absolute: %w", o.Root, errdefs.ErrInvalidArgument)
 	}
-	if o.BinaryName != "" {
-		return nil, fmt.Errorf("option binary_name %q: running containers with another OCI runtime: %w", o.BinaryName, errdefs.ErrNotImplemented)
-	}
 	return o, nil
 }
 
-// writeOptions leaves the options in the bundle, for a delete after the shim. The names and forms are those of
-// containerd's shim.
-func writeOptions(dir string, o *options) error {
+// Write leaves the options in the bundle, for a delete after the shim. The names and forms are those of containerd's
+// shim.
+func Write(dir string, o *Options) error {
 	data, err := json.Marshal(o)
 	if err != nil {
 		return err
@@ -53,9 +53,9 @@ func writeOptions(dir string, o *options) error {
 	return bundle.WriteFile(dir, bundle.RuntimeFile, []byte(o.BinaryName))
 }
 
-// readOptions reads what writeOptions wrote. A missing or torn file holds the defaults: a delete goes on without.
-func readOptions(dir string) (*options, error) {
-	o := new(options)
+// Read reads what Write wrote, and is never nil. A missing or torn file holds the defaults: a delete goes on without.
+func Read(dir string) (*Options, error) {
+	o := new(Options)
 	data, err := os.ReadFile(filepath.Join(dir, bundle.OptionsFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return o, nil
@@ -64,7 +64,7 @@ func readOptions(dir string) (*options, error) {
 		err = json.Unmarshal(data, o)
 	}
 	if err != nil {
-		return new(options), fmt.Errorf("read %s: %w", bundle.OptionsFile, err)
+		return new(Options), fmt.Errorf("read %s: %w", bundle.OptionsFile, err)
 	}
 	if !filepath.IsAbs(o.Root) {
 		o.Root = ""
