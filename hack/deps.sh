@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, and nothing else, on Debian and Ubuntu:
 #   hack/deps.sh build    a C compiler and libseccomp, for static binaries; a static busybox, for the demo's container
-#   hack/deps.sh test     build's, gotestsum, user-mode Linux, and containerd: the daemon, ctr, its own shim and runc
+#   hack/deps.sh test     build's, gotestsum, user-mode Linux, containerd (the daemon, ctr, its own shim and runc), criu
 #   hack/deps.sh lint     build's and golangci-lint
 # Tools are built with go install, once, and kept below ~/.cache/shimwright/tools (SHIMWRIGHT_TOOLS).
 set -euo pipefail
@@ -59,6 +59,52 @@ go_tool() {
 	say "built in $((SECONDS - began)) s: ${file%/*}"
 }
 
+# foreign_criu: unpacks the criu of a newer Debian with every library of it, beside the system: Debian 12's does not work
+# on newer kernels, Ubuntu 24.04 has none. apt-get does it, with a state of its own, and checks the signatures.
+foreign_criu() {
+	[[ -x $criu_dir/criu ]] && return
+	local keys=/usr/share/keyrings/debian-archive-keyring.gpg new deb
+	[[ -e $keys ]] || system_packages debian-archive-keyring
+	say "unpacking criu of Debian $criu_suite (once)"
+	mkdir -p "$tools"
+	new=$(mktemp -d "$tools/new.XXXXXX")
+	mkdir -p "$new"/apt/{lists,cache/archives}/partial
+	: >"$new/apt/status" # nothing is installed: all of the libraries are wanted
+	echo "deb [signed-by=$keys] http://deb.debian.org/debian $criu_suite main" >"$new/apt/sources.list"
+	cat >"$new/apt/apt.conf" <<-EOF
+		Dir::State "$new/apt";
+		Dir::State::status "$new/apt/status";
+		Dir::Cache "$new/apt/cache";
+		Dir::Etc::sourcelist "$new/apt/sources.list";
+		Dir::Etc::sourceparts "/dev/null";
+		Dir::Etc::preferences "/dev/null";
+		Dir::Etc::preferencesparts "/dev/null";
+		Acquire::Languages "none";
+		Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+		APT::Install-Recommends "false";
+		APT::Sandbox::User "root";
+	EOF
+	if ! { APT_CONFIG=$new/apt/apt.conf apt-get update -qq &&
+		APT_CONFIG=$new/apt/apt.conf apt-get install -qq -y --download-only criu; } </dev/null >&2; then
+		rm -rf "$new"
+		die "criu of Debian $criu_suite is not to be had"
+	fi
+	for deb in "$new"/apt/cache/archives/*.deb; do
+		dpkg-deb --extract "$deb" "$new/root"
+	done
+	rm -rf "$new/apt" "$new"/root/usr/share "$new"/root/usr/lib/*/gconv
+	chmod 755 "$new"
+	# By its own loader, and not by a variable: what criu starts, such as tar, is the system's.
+	cat >"$new/criu" <<-'EOF'
+		#!/bin/sh
+		root=${0%/*}/root
+		exec "$root"/usr/lib*/ld-linux*.so.* --library-path "$(echo "$root"/usr/lib/*-linux-*)" "$root/usr/sbin/criu" "$@"
+	EOF
+	chmod 755 "$new/criu"
+	"$new/criu" --version >&2 || { rm -rf "$new"; die "criu of Debian $criu_suite does not run here"; }
+	mv -T "$new" "$criu_dir"
+}
+
 command -v go >/dev/null || die "Go is missing: https://go.dev/doc/install"
 containerd=github.com/containerd/containerd/v2/cmd
 for what in "${@:-build}"; do
@@ -72,6 +118,7 @@ for what in "${@:-build}"; do
 		CGO_ENABLED=0 go_tool "$peer_dir/containerd-shim-runc-v2" -tags no_grpc -ldflags '-s -w' \
 			"$containerd/containerd-shim-runc-v2@v$containerd_version"
 		go_tool "$peer_dir/runc" -tags seccomp "github.com/opencontainers/runc@v$runc_version"
+		foreign_criu
 		;;
 	lint) go_tool "$golangci_lint" "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$golangci_version" ;;
 	*) die "unknown: $what" ;;

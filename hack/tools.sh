@@ -3,9 +3,11 @@ containerd_version=2.4.2
 runc_version=1.5.2
 golangci_version=2.15.0
 gotestsum_version=1.13.0
+criu_suite=forky # of Debian: the first one whose criu works on kernels of 2025 and later
 
 tools=${SHIMWRIGHT_TOOLS:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/shimwright/tools}
 containerd_dir=$tools/containerd-$containerd_version # has containerd and ctr
 peer_dir=$tools/peer-$containerd_version-$runc_version # has containerd's own shim and its runc
 golangci_lint=$tools/golangci-lint-$golangci_version/golangci-lint
 gotestsum=$tools/gotestsum-$gotestsum_version/gotestsum
+criu_dir=$tools/criu-$criu_suite # has criu and the libraries that it was built with
