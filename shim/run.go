@@ -75,7 +75,7 @@ func (c *command) parse(args []string) (action string, err error) {
 	f.StringVar(&c.flags.address, "address", "", "the daemon's gRPC `socket`")
 	f.StringVar(&c.flags.bundle, "bundle", "", "the bundle's `directory`, for delete (default: the current directory)")
 	f.StringVar(&c.flags.socket, "socket", "", "serve on this socket's `path` instead of an inherited one")
-	f.StringVar(&c.flags.debugSocket, "debug-socket", "", "serve stack dumps on this socket's `path`")
+	f.StringVar(&c.flags.debugSocket, "debug-socket", "", "serve profiles (/debug/pprof/ over HTTP) on this socket's `path`")
 	f.String("publish-binary", "", "ignored; events go to the `socket` in TTRPC_ADDRESS")
 	f.BoolVar(&c.flags.debug, "debug", false, "log at debug level")
 	f.BoolVar(&c.flags.version, "v", false, "print the version")

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -14,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/ttrpc"
 	"github.com/shimwright/shimwright/internal/bundle"
 	"github.com/shimwright/shimwright/internal/daemon"
 	"github.com/shimwright/shimwright/internal/publish"
@@ -61,6 +59,8 @@ func (c *command) serve() (err error) {
 	if debug != nil {
 		defer debug.Close()
 		defer func() { err = errors.Join(err, debug.Remove()) }()
+	} else {
+		runtime.MemProfileRate = 0 // nobody can ask for profiles
 	}
 	if !c.config.noSubreaper {
 		if err := daemon.Subreaper(); err != nil {
@@ -87,6 +87,11 @@ func (c *command) serve() (err error) {
 		defer func() { err = errors.Join(err, closer.Close()) }()
 	}
 	sup := supervise.New(supervise.Config{Runtime: rt, Namespace: c.flags.namespace, Publish: queue.Publish, Log: log})
+	flush, err := traced(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer flush()
 	stopping := make(chan struct{})
 	stop := sync.OnceFunc(func() { close(stopping) })
 	cfg := server.Config{Supervisor: sup, Shutdown: stop, Interceptors: c.config.interceptors, Log: log}
@@ -104,7 +109,7 @@ func (c *command) serve() (err error) {
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(ctx, sock.Listener()) }() // ends with the server
 	if debug != nil {
-		go serveStacks(debug.Listener()) // ends with the listener
+		go serveDebug(ctx, debug.Listener()) // ends with the listener
 	}
 	if c.flags.socket == "" {
 		sink.takeStderr()
@@ -190,22 +195,6 @@ func (c *command) debugSocket() (*socket.Socket, error) {
 		return c.socket(daemon.DebugFD, c.flags.debugSocket)
 	}
 	return nil, nil
-}
-
-// serveStacks writes every goroutine's stack to whoever connects.
-func serveStacks(l net.Listener) {
-	check := ttrpc.UnixSocketRequireSameUser()
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			return
-		}
-		_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
-		if conn, _, err := check.Handshake(context.Background(), conn); err == nil {
-			_, _ = conn.Write(stacks())
-		}
-		_ = conn.Close()
-	}
 }
 
 func stacks() []byte {

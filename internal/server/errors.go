@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"syscall"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -49,19 +48,6 @@ func recovered(log *slog.Logger) ttrpc.UnaryServerInterceptor {
 			}
 		}()
 		return method(ctx, u)
-	}
-}
-
-// logged notes each request with how long it took and how it ended, at debug level.
-func logged(log *slog.Logger) ttrpc.UnaryServerInterceptor {
-	return func(ctx context.Context, u ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
-		if !log.Enabled(ctx, slog.LevelDebug) {
-			return method(ctx, u)
-		}
-		begin := time.Now()
-		resp, err := method(ctx, u)
-		log.Debug("request", "method", info.FullMethod, "took", time.Since(begin), "error", err)
-		return resp, err
 	}
 }
 
