@@ -28,8 +28,8 @@ var layers = []layer{
 	{"internal/daemon", nil},
 	{"internal/reap", nil},
 	{"internal/publish", nil},
-	{"internal/stdio", []string{"task"}},
-	{"internal/supervise", []string{"task", "internal/bundle", "internal/stdio"}},
+	{"internal/stdio", []string{"task", "internal/reap"}},
+	{"internal/supervise", []string{"task", "internal/bundle", "internal/reap", "internal/stdio"}},
 	{"internal/server", []string{"task", "internal/bundle", "internal/stdio", "internal/supervise"}},
 
 	{"internal/cgroup", []string{"task"}},

@@ -86,7 +86,7 @@ func (c *command) serve() (err error) {
 	if closer, ok := rt.(io.Closer); ok {
 		defer func() { err = errors.Join(err, closer.Close()) }()
 	}
-	sup := supervise.New(supervise.Config{Runtime: rt, Namespace: c.flags.namespace, Publish: queue.Publish, Log: log})
+	sup := supervise.New(supervise.Config{Runtime: rt, Namespace: c.flags.namespace, Publish: queue.Publish, Reaper: env.Reaper, Log: log})
 	flush, err := traced(ctx, c)
 	if err != nil {
 		return err

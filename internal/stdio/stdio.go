@@ -9,60 +9,82 @@
 //
 // so that a reader or writer that goes away and comes back finds everything in place, a process sees the end of its stdin
 // only after CloseStdin, and a client sees the end of the output when the process is gone.
-// With a terminal the pty is copied, see terminal.go.
+// With a terminal the pty is copied, see terminal.go. Output may also go to a logging binary, through a pipe whose read
+// ends the shim keeps for the next one should it fail, see logger.go.
 package stdio
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
+	"github.com/shimwright/shimwright/internal/reap"
 	"github.com/shimwright/shimwright/task"
 	"golang.org/x/sys/unix"
 )
 
 // Config names the streams as a client does: the path of a FIFO or file, fifo://path, file://path (created if it is
-// not there, appended to), or nothing for /dev/null.
+// not there, with its directory, and appended to), or nothing for /dev/null. Output may also go to a logging binary:
+// binary://path?key=value, or binary-v2:// for one that tells its readiness by a byte.
 type Config struct {
 	Stdin, Stdout, Stderr string
 	Terminal              bool // Stdout carries everything, Stderr is not used
 }
 
+// Opener opens streams for the processes of a shim.
+type Opener struct {
+	Namespace string       // the daemon's
+	Reaper    *reap.Reaper // watches loggers
+	Log       *slog.Logger
+
+	limits *limits // nil: the usual
+}
+
 // Streams are a process's open streams.
 type Streams struct {
 	terminal *terminal // nil without
+	loggers  []*logger
 
 	mu sync.Mutex
 	// What the process is given, and what is held beside it; nil when closed or not there.
 	stdin, stdout, stderr             *os.File
 	stdinHold, stdoutHold, stderrHold *os.File
+	unused                            []*os.File // write ends: a logger's for a stream that it does not get
 }
 
-// Open opens what c names. ErrInvalidArgument: a stream that cannot be used; nothing is open then.
-func Open(c Config) (_ *Streams, err error) {
+// Open opens what c names for exec execID of container id, or for its first process. It returns when the loggers are ready,
+// or ctx ends. ErrInvalidArgument: a stream that cannot be used; ErrUnavailable: a logger that does not get ready. On
+// error nothing is open.
+func (o *Opener) Open(ctx context.Context, id, execID string, c Config) (_ *Streams, err error) {
 	s := new(Streams)
 	defer func() {
 		if err != nil {
-			s.Close()
+			s.Abort()
 		}
 	}()
-	if s.stdin, s.stdinHold, err = openStream(c.Stdin, false); err != nil {
+	if s.stdin, s.stdinHold, err = openInput(c.Stdin); err != nil {
 		return nil, fmt.Errorf("open stdin: %w", err)
 	}
-	if s.stdout, s.stdoutHold, err = openStream(c.Stdout, true); err != nil {
+	if s.stdout, s.stdoutHold, err = o.openOutput(s, 0, c.Stdout, id, execID); err != nil {
 		return nil, fmt.Errorf("open stdout: %w", err)
 	}
 	if c.Terminal {
 		s.terminal = new(terminal)
-		return s, nil
-	}
-	if s.stderr, s.stderrHold, err = openStream(c.Stderr, true); err != nil {
+	} else if s.stderr, s.stderrHold, err = o.openOutput(s, 1, c.Stderr, id, execID); err != nil {
 		return nil, fmt.Errorf("open stderr: %w", err)
+	}
+	for _, l := range s.loggers {
+		if err := l.start(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return s, nil
 }
@@ -104,10 +126,27 @@ func (s *Streams) Exited() {
 	closeFile(&s.stdin)
 	closeFile(&s.stdout)
 	closeFile(&s.stderr)
+	s.closeUnused()
 }
 
-// Close closes everything. What the process wrote stays readable for whoever has the FIFO open.
+// Close closes everything. What the process wrote stays readable for whoever has the FIFO open. It waits, bounded, for
+// the loggers to take what was written.
 func (s *Streams) Close() {
+	s.close()
+	for _, l := range s.loggers {
+		l.close()
+	}
+}
+
+// Abort closes the streams of a process that never was: its loggers are killed.
+func (s *Streams) Abort() {
+	s.close()
+	for _, l := range s.loggers {
+		l.kill()
+	}
+}
+
+func (s *Streams) close() {
 	if s.terminal != nil {
 		s.terminal.close()
 	}
@@ -115,6 +154,14 @@ func (s *Streams) Close() {
 	defer s.mu.Unlock()
 	for _, f := range []**os.File{&s.stdin, &s.stdout, &s.stderr, &s.stdinHold, &s.stdoutHold, &s.stderrHold} {
 		closeFile(f)
+	}
+	s.closeUnused()
+}
+
+// closeUnused lets a logger see the end of the stream that it does not get. mu is held.
+func (s *Streams) closeUnused() {
+	for i := range s.unused {
+		closeFile(&s.unused[i])
 	}
 }
 
@@ -125,18 +172,62 @@ func closeFile(f **os.File) {
 	}
 }
 
-// openStream opens what a process reads, or writes. hold is the other end of a FIFO: it keeps a reader from seeing the
-// end, and a writer, and what it has written, from finding no reader.
-func openStream(uri string, write bool) (f, hold *os.File, err error) {
-	flags := unix.O_RDONLY
-	if write {
-		flags = unix.O_WRONLY | unix.O_APPEND
+// openInput opens what a process reads.
+func openInput(uri string) (f, hold *os.File, err error) {
+	t, err := parse(uri)
+	if err != nil {
+		return nil, nil, err
 	}
-	if uri == "" {
+	if t.program != nil {
+		return nil, nil, fmt.Errorf("%q: a logger gives no input; use a FIFO: %w", uri, errdefs.ErrInvalidArgument)
+	}
+	return openStream(t, unix.O_RDONLY)
+}
+
+// openOutput opens what a process writes to; i is 0 for stdout and 1 for stderr. A logger is made but not started: one
+// for both streams if they have the same URI.
+func (o *Opener) openOutput(s *Streams, i int, uri, id, execID string) (f, hold *os.File, err error) {
+	t, err := parse(uri)
+	if err != nil {
+		return nil, nil, err
+	}
+	if t.program == nil {
+		return openStream(t, unix.O_WRONLY|unix.O_APPEND)
+	}
+	if i == 1 && len(s.loggers) == 1 && s.loggers[0].uri == uri {
+		f, s.unused = s.unused[0], nil
+		return f, nil, nil
+	}
+	l := &logger{
+		program: t.program, reaper: o.Reaper, limits: usual, log: o.Log.With("id", id),
+		env: []string{"CONTAINER_ID=" + id, "CONTAINER_NAMESPACE=" + o.Namespace},
+	}
+	if execID != "" {
+		l.env, l.log = append(l.env, "CONTAINER_EXEC_ID="+execID), l.log.With("exec", execID)
+	}
+	if o.limits != nil {
+		l.limits = *o.limits
+	}
+	s.loggers = append(s.loggers, l)
+	var out [2]*os.File
+	for j := range out {
+		if l.in[j], out[j], err = pipe(); err != nil {
+			closeFile(&out[0])
+			return nil, nil, err
+		}
+	}
+	s.unused = append(s.unused, out[1-i])
+	return out[i], nil, nil
+}
+
+// openStream opens a FIFO, a file or /dev/null. hold is the other end of a FIFO: it keeps a reader from seeing the end,
+// and a writer, and what it has written, from finding no reader.
+func openStream(t target, flags int) (f, hold *os.File, err error) {
+	if t.path == "" {
 		f, err = open(os.DevNull, flags)
 		return f, nil, err
 	}
-	at, err := find(uri)
+	at, err := find(t)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -155,7 +246,7 @@ func openStream(uri string, write bool) (f, hold *os.File, err error) {
 		r.Close()
 		return nil, nil, err
 	}
-	if write {
+	if flags&unix.O_WRONLY != 0 {
 		return w, r, nil
 	}
 	return r, w, nil
@@ -168,13 +259,13 @@ type location struct {
 	fifo bool
 }
 
-// find resolves a stream's URI. Symbolic links in its last element are not followed.
-func find(uri string) (location, error) {
-	path, create, err := parse(uri)
-	if err != nil {
-		return location{}, err
-	}
-	if create {
+// find looks up a target's path. Symbolic links in its last element are not followed.
+func find(t target) (location, error) {
+	path := t.path
+	if t.create {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return location{}, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+		}
 		f, err := open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY)
 		if err != nil {
 			return location{}, err
@@ -199,30 +290,45 @@ func find(uri string) (location, error) {
 	}
 }
 
-// parse splits a stream's URI. create: the file is made if it is not there.
-func parse(uri string) (path string, create bool, err error) {
-	path = uri
+// target is what a stream's URI names. Without path and program it is /dev/null.
+type target struct {
+	path    string
+	create  bool // it is made if it is not there
+	program *program
+}
+
+// parse takes a stream's URI apart.
+func parse(uri string) (target, error) {
+	if uri == "" {
+		return target{}, nil
+	}
+	t := target{path: uri}
 	if scheme, _, ok := strings.Cut(uri, "://"); ok {
 		u, err := url.Parse(uri)
 		if err != nil {
-			return "", false, fmt.Errorf("%q: %w: %w", uri, err, errdefs.ErrInvalidArgument)
+			return target{}, fmt.Errorf("%q: %w: %w", uri, err, errdefs.ErrInvalidArgument)
 		}
+		query := false
 		switch scheme {
 		case "fifo", "file":
-			if u.Host != "" || u.RawQuery != "" || u.Fragment != "" {
-				return "", false, fmt.Errorf("%q: want %s:///absolute/path: %w", uri, scheme, errdefs.ErrInvalidArgument)
-			}
-			path, create = u.Path, scheme == "file"
+			t.create = scheme == "file"
 		case "binary", "binary-v2":
-			return "", false, fmt.Errorf("%q: logging binaries are not supported; use a FIFO or file:///path: %w", uri, errdefs.ErrNotImplemented)
+			query = true
+			if t.program, err = parseProgram(uri, u); err != nil {
+				return target{}, err
+			}
 		default:
-			return "", false, fmt.Errorf("%q: unknown scheme; use a path, fifo:///path or file:///path: %w", uri, errdefs.ErrInvalidArgument)
+			return target{}, fmt.Errorf("%q: unknown scheme; use a path, fifo:///path, file:///path, binary:///path or binary-v2:///path: %w", uri, errdefs.ErrInvalidArgument)
 		}
+		if u.Host != "" || u.RawQuery != "" && !query || u.Fragment != "" {
+			return target{}, fmt.Errorf("%q: want %s:///absolute/path: %w", uri, scheme, errdefs.ErrInvalidArgument)
+		}
+		t.path = u.Path
 	}
-	if !strings.HasPrefix(path, "/") || strings.ContainsRune(path, 0) {
-		return "", false, fmt.Errorf("%q: not an absolute path: %w", uri, errdefs.ErrInvalidArgument)
+	if !strings.HasPrefix(t.path, "/") || strings.ContainsRune(t.path, 0) {
+		return target{}, fmt.Errorf("%q: not an absolute path: %w", uri, errdefs.ErrInvalidArgument)
 	}
-	return path, create, nil
+	return t, nil
 }
 
 func (l location) reopen(flags int) (*os.File, error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/shimwright/shimwright/internal/reap"
 	"github.com/shimwright/shimwright/internal/testkit"
 	"golang.org/x/sys/unix"
 )
@@ -27,9 +29,14 @@ func fifo(t *testing.T, name string) string {
 	return path
 }
 
+// opener opens streams as a shim does, and logs to the test.
+func opener(t testing.TB) *Opener {
+	return &Opener{Namespace: "ns", Reaper: reap.New(), Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+}
+
 func mustOpen(t *testing.T, c Config) *Streams {
 	t.Helper()
-	s, err := Open(c)
+	s, err := opener(t).Open(t.Context(), "c1", "", c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,21 +259,27 @@ func TestBadStreams(t *testing.T) {
 		t.Fatal(err)
 	}
 	for uri, class := range map[string]error{
-		"relative":                  errdefs.ErrInvalidArgument,
-		dir:                         errdefs.ErrInvalidArgument,
-		dir + "/none":               errdefs.ErrInvalidArgument,
-		link:                        errdefs.ErrInvalidArgument,
-		"file://" + link:            errdefs.ErrInvalidArgument,
-		"file://" + dir + "/no/dir": errdefs.ErrInvalidArgument,
-		"file://host/x":             errdefs.ErrInvalidArgument,
-		"file:///x?a=b":             errdefs.ErrInvalidArgument,
-		"gopher:///x":               errdefs.ErrInvalidArgument,
-		"file://%zz":                errdefs.ErrInvalidArgument,
-		"/a\x00b":                   errdefs.ErrInvalidArgument,
-		"binary:///bin/true":        errdefs.ErrNotImplemented,
+		"relative":                 errdefs.ErrInvalidArgument,
+		dir:                        errdefs.ErrInvalidArgument,
+		dir + "/none":              errdefs.ErrInvalidArgument,
+		link:                       errdefs.ErrInvalidArgument,
+		"file://" + link:           errdefs.ErrInvalidArgument,
+		"file://" + link + "/x":    errdefs.ErrInvalidArgument,
+		"file://host/x":            errdefs.ErrInvalidArgument,
+		"file:///x?a=b":            errdefs.ErrInvalidArgument,
+		"gopher:///x":              errdefs.ErrInvalidArgument,
+		"file://%zz":               errdefs.ErrInvalidArgument,
+		"/a\x00b":                  errdefs.ErrInvalidArgument,
+		"binary://bin/true":        errdefs.ErrInvalidArgument,
+		"binary:///bin/true#x":     errdefs.ErrInvalidArgument,
+		"binary:///bin/true?a=%zz": errdefs.ErrInvalidArgument,
+		"binary:///bin/true?a=%00": errdefs.ErrInvalidArgument,
+		"binary:///nosuch":         errdefs.ErrInvalidArgument,
+		"binary-v2:///etc/passwd":  errdefs.ErrInvalidArgument,
+		"binary://" + dir:          errdefs.ErrInvalidArgument,
 	} {
 		before := descriptors(t)
-		if s, err := Open(Config{Stdout: uri}); !errors.Is(err, class) {
+		if s, err := opener(t).Open(t.Context(), "c1", "", Config{Stdout: uri}); !errors.Is(err, class) {
 			t.Errorf("%q: %v, want %v", uri, err, class)
 			if err == nil {
 				s.Close()
@@ -279,7 +292,7 @@ func TestBadStreams(t *testing.T) {
 }
 
 func TestFileIsMadeAndAppendedTo(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "log")
+	path := filepath.Join(t.TempDir(), "of", "pod", "log")
 	for range 2 {
 		s := mustOpen(t, Config{Stdout: "file://" + path, Stderr: "file://" + path})
 		wait(t, s, run(t, s, "echo out; echo err >&2"))
@@ -401,7 +414,7 @@ func TestSecondConsoleIsRefused(t *testing.T) {
 func TestCloseFreesEverything(t *testing.T) {
 	before := descriptors(t)
 	for range 20 {
-		s, err := Open(Config{Stdin: fifo(t, "in"), Stdout: fifo(t, "out"), Stderr: fifo(t, "err")})
+		s, err := opener(t).Open(t.Context(), "c1", "", Config{Stdin: fifo(t, "in"), Stdout: fifo(t, "out"), Stderr: fifo(t, "err")})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -423,15 +436,18 @@ func descriptors(t *testing.T) int {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"", "/a", "fifo:///a", "file:///a", "binary:///a?k=v", "x", "://", "file://%zz", "file:////a"} {
+	for _, s := range []string{"", "/a", "fifo:///a", "file:///a", "binary:///a?k=v", "binary-v2:///a?&k=%41&l&k=w", "x", "://", "file://%zz", "file:////a"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, uri string) {
-		path, _, err := parse(uri)
-		if err == nil && (!strings.HasPrefix(path, "/") || strings.ContainsRune(path, 0)) {
-			t.Errorf("%q became %q", uri, path)
+		to, err := parse(uri)
+		if err == nil && uri != "" && (!strings.HasPrefix(to.path, "/") || strings.ContainsRune(to.path, 0)) {
+			t.Errorf("%q became %q", uri, to.path)
 		}
-		if err != nil && !errors.Is(err, errdefs.ErrInvalidArgument) && !errors.Is(err, errdefs.ErrNotImplemented) {
+		if err == nil && to.program != nil && (len(to.program.args)%2 != 0 || strings.ContainsRune(strings.Join(to.program.args, ""), 0)) {
+			t.Errorf("%q has arguments %q", uri, to.program.args)
+		}
+		if err != nil && !errors.Is(err, errdefs.ErrInvalidArgument) {
 			t.Errorf("%q: %v has no class", uri, err)
 		}
 	})

@@ -63,6 +63,9 @@ func (s *Streams) setConsole(master *os.File) error {
 		defer close(t.copied)
 		_, _ = io.Copy(onlyWriter{out}, onlyReader{pty})
 		_ = out.Close() // the client sees the end of the output
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.closeUnused()
 	}()
 	go func() { // ends with the client's stdin, or with close
 		_, _ = io.Copy(onlyWriter{pty}, onlyReader{in})

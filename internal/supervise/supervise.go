@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs"
+	"github.com/shimwright/shimwright/internal/reap"
 	"github.com/shimwright/shimwright/internal/stdio"
 	"github.com/shimwright/shimwright/task"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -24,12 +25,14 @@ type Config struct {
 	Runtime   task.Runtime
 	Namespace string
 	Publish   func(topic string, event any) // must not wait
+	Reaper    *reap.Reaper                  // watches loggers; nil: one of its own
 	Log       *slog.Logger
 }
 
 // Supervisor holds the tasks of one shim.
 type Supervisor struct {
-	cfg Config
+	cfg     Config
+	streams stdio.Opener
 
 	mu      sync.Mutex
 	tasks   map[string]*Task
@@ -39,7 +42,13 @@ type Supervisor struct {
 
 // New returns a Supervisor without tasks.
 func New(cfg Config) *Supervisor {
-	return &Supervisor{cfg: cfg, tasks: make(map[string]*Task)}
+	if cfg.Reaper == nil {
+		cfg.Reaper = reap.New()
+	}
+	return &Supervisor{
+		cfg: cfg, tasks: make(map[string]*Task),
+		streams: stdio.Opener{Namespace: cfg.Namespace, Reaper: cfg.Reaper, Log: cfg.Log},
+	}
 }
 
 // Status is what is known of a process at one moment.

@@ -51,14 +51,14 @@ func (t *Task) create(ctx context.Context, r *CreateRequest) (_ *process, err er
 	if err := bundle.Renew(r.Bundle); err != nil {
 		return nil, err
 	}
-	streams, err := stdio.Open(r.Stdio)
+	streams, err := t.sup.streams.Open(ctx, r.ID, "", r.Stdio)
 	if err != nil {
 		return nil, err
 	}
 	ok := false
 	defer func() { // also when the runtime panics
 		if !ok {
-			streams.Close()
+			streams.Abort()
 			err = errors.Join(err, t.unmount())
 		}
 	}()
@@ -128,13 +128,13 @@ func (t *Task) exec(ctx context.Context, r *ExecRequest) error {
 			t.dropExec(r.ID)
 		}
 	}()
-	streams, err := stdio.Open(r.Stdio)
+	streams, err := t.sup.streams.Open(ctx, t.ID, r.ID, r.Stdio)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if p == nil {
-			streams.Close()
+			streams.Abort()
 		}
 	}()
 	impl, err := execer.Exec(context.WithoutCancel(ctx), &task.ExecRequest{ID: r.ID, Spec: r.Spec, IO: streams.IO()})
