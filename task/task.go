@@ -85,7 +85,7 @@ type IO struct {
 	Stdin, Stdout, Stderr *os.File
 
 	// Terminal: the process wants a pty. Its maker hands the master to SetConsole, once, before Create (or, for an
-	// exec, Start) returns. SetConsole owns the file from then on, also when it fails.
+	// exec or a task that is restored, Start) returns. SetConsole owns the file from then on, also when it fails.
 	Terminal   bool
 	SetConsole func(master *os.File) error
 }
@@ -101,6 +101,7 @@ type CreateRequest struct {
 	Options   *anypb.Any // the runtime's options; nil: none given
 
 	// Checkpoint is the directory of an image to restore from; empty: a new task. With ParentCheckpoint it is incremental.
+	// Start restores: until then there may be no process, and the streams in IO stay open.
 	Checkpoint, ParentCheckpoint string
 }
 
@@ -150,7 +151,8 @@ type CheckpointRequest struct {
 	Options *anypb.Any
 }
 
-// Checkpointer is a Task that can be written to disk, and is restored by Create with CreateRequest.Checkpoint set.
+// Checkpointer is a Task that can be written to disk, and is restored by Create with CreateRequest.Checkpoint set and Start.
+// The task may end by it, if the options want that: then Checkpoint returns when it has ended. After an error it goes on.
 type Checkpointer interface {
 	Checkpoint(ctx context.Context, r *CheckpointRequest) error
 }

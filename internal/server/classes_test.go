@@ -111,7 +111,8 @@ func TestEveryRefusalHasAClass(t *testing.T) {
 		{"a signal that does not exist", "Kill", &taskapi.KillRequest{ID: "running", Signal: 4711}, errdefs.ErrInvalidArgument},
 		{"a huge terminal", "ResizePty", &taskapi.ResizePtyRequest{ID: "running", Width: 1 << 20}, errdefs.ErrInvalidArgument},
 
-		{"what the runtime cannot do", "Checkpoint", &taskapi.CheckpointTaskRequest{ID: "running", Path: "/x"}, errdefs.ErrNotImplemented},
+		{"checkpoint a created task", "Checkpoint", &taskapi.CheckpointTaskRequest{ID: "created", Path: "/x"}, errdefs.ErrFailedPrecondition},
+		{"checkpoint a stopped task", "Checkpoint", &taskapi.CheckpointTaskRequest{ID: "stopped", Path: "/x"}, errdefs.ErrFailedPrecondition},
 		{"a method that does not exist", "Levitate", &taskapi.StateRequest{ID: "running"}, errdefs.ErrNotImplemented},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -30,6 +30,7 @@ type fakeRuntime struct {
 	create func(context.Context, *task.CreateRequest) error // before a task is made
 	start  func(context.Context, *fakeProcess) error        // in Start of any process
 	kill   func(*fakeProcess)                               // before any Kill
+	dump   func(*fakeTask, *task.CheckpointRequest) error   // Checkpoint
 	spare  bool                                             // tasks have none of the optional parts
 
 	pids atomic.Int32
@@ -44,7 +45,9 @@ func (f *fakeRuntime) Create(ctx context.Context, r *task.CreateRequest) (task.T
 		}
 	}
 	p := f.process("")
-	p.pid.Store(f.pids.Add(1) + 1000)
+	if r.Checkpoint == "" { // else Start makes the process
+		p.pid.Store(f.pids.Add(1) + 1000)
+	}
 	if f.spare {
 		return struct{ task.Process }{p}, nil
 	}
@@ -128,6 +131,9 @@ type fakeTask struct {
 
 func (t *fakeTask) Exec(_ context.Context, r *task.ExecRequest) (task.Process, error) {
 	return t.runtime.process(r.ID), nil
+}
+func (t *fakeTask) Checkpoint(_ context.Context, r *task.CheckpointRequest) error {
+	return t.runtime.dump(t, r)
 }
 func (t *fakeTask) Pause(context.Context) error                       { return nil }
 func (t *fakeTask) Resume(context.Context) error                      { return nil }
@@ -249,6 +255,8 @@ func (h *harness) told() (told []string) {
 			told = append(told, "pause "+e.ContainerID)
 		case *events.TaskResumed:
 			told = append(told, "resume "+e.ContainerID)
+		case *events.TaskCheckpointed:
+			told = append(told, "checkpoint "+e.ContainerID)
 		default:
 			told = append(told, fmt.Sprintf("%T", e))
 		}

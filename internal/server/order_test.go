@@ -66,6 +66,67 @@ func TestNeverStartedTaskHasNoExit(t *testing.T) {
 	}
 }
 
+// While a checkpoint is made State answers. A task that ends by it has its exit after it, and one whose checkpoint fails goes on.
+func TestCheckpointInOrder(t *testing.T) {
+	var h *harness
+	asked := make(chan *task.CheckpointRequest, 3)
+	h = serve(t, &fakeRuntime{dump: func(p *fakeTask, r *task.CheckpointRequest) error {
+		do[taskapi.StateResponse](h, "State", &taskapi.StateRequest{ID: "a"})
+		asked <- r
+		switch r.Path {
+		case "/fails":
+			return errors.New("no room")
+		case "/ends":
+			p.end(137)
+		}
+		return nil
+	}})
+	h.create("a", true)
+	if err := h.call("Checkpoint", &taskapi.CheckpointTaskRequest{ID: "a", Path: "/fails"}, &emptypb.Empty{}); err == nil {
+		t.Error("a checkpoint that fails succeeds")
+	}
+	do[emptypb.Empty](h, "Pause", &taskapi.PauseRequest{ID: "a"})
+	do[emptypb.Empty](h, "Checkpoint", &taskapi.CheckpointTaskRequest{ID: "a", Path: "/goes-on"})
+	if st := do[taskapi.StateResponse](h, "State", &taskapi.StateRequest{ID: "a"}); st.Status.String() != "PAUSED" {
+		t.Errorf("after the checkpoint of a paused task: %v", st)
+	}
+	options := processSpec("any")
+	do[emptypb.Empty](h, "Checkpoint", &taskapi.CheckpointTaskRequest{ID: "a", Path: "/ends", Options: options})
+	do[taskapi.WaitResponse](h, "Wait", &taskapi.WaitRequest{ID: "a"})
+	want := []string{"create a", "start a", "pause a", "checkpoint a", "checkpoint a", "exit a 137"}
+	if diff := cmp.Diff(want, h.told()); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+	<-asked
+	<-asked
+	if r := <-asked; r.Path != "/ends" || r.Options.GetTypeUrl() != options.TypeUrl {
+		t.Errorf("the runtime was asked for %+v", r)
+	}
+}
+
+// A task that is restored has its process from the start on.
+func TestRestoredTaskInOrder(t *testing.T) {
+	var got *task.CreateRequest
+	h := serve(t, &fakeRuntime{create: func(_ context.Context, r *task.CreateRequest) error { got = r; return nil }})
+	made := do[taskapi.CreateTaskResponse](h, "Create", &taskapi.CreateTaskRequest{ID: "a", Bundle: h.bundle, Checkpoint: "/image", ParentCheckpoint: "/parent"})
+	if made.Pid != 0 || got.Checkpoint != "/image" || got.ParentCheckpoint != "/parent" {
+		t.Errorf("pid %d; the runtime was asked for %+v", made.Pid, got)
+	}
+	if err := h.call("Kill", &taskapi.KillRequest{ID: "a", Signal: 9}, &emptypb.Empty{}); !errors.Is(err, errdefs.ErrFailedPrecondition) {
+		t.Errorf("kill before there is a process: %v", err)
+	}
+	started := do[taskapi.StartResponse](h, "Start", &taskapi.StartRequest{ID: "a"})
+	if noted, err := bundle.ReadPID(h.bundle); err != nil || noted == 0 || noted != int(started.Pid) {
+		t.Errorf("process %d, the bundle notes %d, %v", started.Pid, noted, err)
+	}
+	do[emptypb.Empty](h, "Kill", &taskapi.KillRequest{ID: "a", Signal: 9})
+	do[taskapi.WaitResponse](h, "Wait", &taskapi.WaitRequest{ID: "a"})
+	do[taskapi.DeleteResponse](h, "Delete", &taskapi.DeleteRequest{ID: "a"})
+	if diff := cmp.Diff([]string{"create a", "start a", "exit a 137", "delete a"}, h.told()); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+}
+
 // The process ends between create and start: it is stopped at once, and start says so.
 func TestDeathBeforeStart(t *testing.T) {
 	h := serve(t, &fakeRuntime{start: func(_ context.Context, p *fakeProcess) error {

@@ -165,6 +165,9 @@ func (p *process) start(ctx context.Context) (pid int, err error) {
 	p.state, _ = p.state.Next(task.OpStart)
 	p.pid = pid
 	p.mu.Unlock()
+	if !watched && p.execID == "" { // restored
+		p.owner.notePID(pid)
+	}
 	p.streams.Started()
 	p.owner.publish(started(p.owner.ID, p.execID, pid))
 	if !watched {

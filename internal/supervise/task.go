@@ -74,9 +74,7 @@ func (t *Task) create(ctx context.Context, r *CreateRequest) (_ *process, err er
 	}
 	p := newProcess(t, "", t.impl, r.Stdio, streams)
 	if p.pid != 0 {
-		if err := bundle.WritePID(r.Bundle, p.pid); err != nil {
-			t.sup.cfg.Log.Warn("process id not noted in the bundle", "id", t.ID, "error", err)
-		}
+		t.notePID(p.pid)
 	}
 	if err := p.announce(created(r, p.pid), func() error { return t.sup.admit(ctx, t, p) }); err != nil {
 		return nil, errors.Join(err, undo(t.impl))
@@ -267,6 +265,13 @@ func (t *Task) record(p *process, exit task.Exit) {
 	}
 	if err := bundle.WriteExit(t.Bundle, p.PID(), exit); err != nil {
 		t.sup.cfg.Log.Warn("exit not noted in the bundle", "id", t.ID, "status", exit.Status, "error", err)
+	}
+}
+
+// notePID writes the first process's id into the bundle, for a delete after the shim.
+func (t *Task) notePID(pid int) {
+	if err := bundle.WritePID(t.Bundle, pid); err != nil {
+		t.sup.cfg.Log.Warn("process id not noted in the bundle", "id", t.ID, "error", err)
 	}
 }
 
