@@ -34,7 +34,8 @@ var layers = []layer{
 
 	{"internal/cgroup", []string{"task"}},
 	{"internal/options", []string{"internal/bundle"}},
-	{"internal/container/...", []string{"task", "internal/bundle", "internal/cgroup", "internal/options", "internal/reap", "internal/container/..."}},
+	{"internal/checkpoint", []string{"task", "internal/options"}},
+	{"internal/container/...", []string{"task", "internal/bundle", "internal/cgroup", "internal/checkpoint", "internal/options", "internal/reap", "internal/container/..."}},
 
 	{"shim", []string{
 		"task", "internal/bootstrap", "internal/bundle", "internal/socket", "internal/daemon",
