@@ -33,7 +33,8 @@ var layers = []layer{
 	{"internal/server", []string{"task", "internal/bundle", "internal/stdio", "internal/supervise"}},
 
 	{"internal/cgroup", []string{"task"}},
-	{"internal/options", []string{"internal/bundle"}},
+	{"internal/tomlpb", nil},
+	{"internal/options", []string{"internal/bundle", "internal/tomlpb"}},
 	{"internal/checkpoint", []string{"task", "internal/options"}},
 	{"internal/container/...", []string{"task", "internal/bundle", "internal/cgroup", "internal/checkpoint", "internal/options", "internal/reap", "internal/container/..."}},
 
@@ -52,6 +53,7 @@ var layers = []layer{
 // onlyIn names the packages that may import a module of others.
 var onlyIn = map[string]string{
 	"github.com/opencontainers/runc": "internal/container/...",
+	"github.com/pelletier/go-toml":   "internal/tomlpb",
 }
 
 func fits(pattern, pkg string) bool {

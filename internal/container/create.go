@@ -36,7 +36,10 @@ func (e *Engine) Create(ctx context.Context, r *task.CreateRequest) (task.Task, 
 	if err := options.Write(r.Bundle, o); err != nil {
 		return nil, err
 	}
-	t := &Task{engine: e, id: r.ID, states: e.states(o)}
+	t := &Task{engine: e, id: r.ID, states: e.states(o), uid: int(o.IoUid), gid: int(o.IoGid)}
+	if err := t.own(&r.IO); err != nil {
+		return nil, err
+	}
 	f := newFlight()
 	if err := e.fly(ctx, f, func() error { return t.create(f, r, o) }); err != nil {
 		return nil, fmt.Errorf("OCI runtime create failed: runc create failed: %w", err)

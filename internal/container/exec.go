@@ -20,6 +20,9 @@ func (t *Task) Exec(_ context.Context, r *task.ExecRequest) (task.Process, error
 	if _, err := newProcess(r.Spec); err != nil {
 		return nil, fmt.Errorf("OCI runtime exec failed: exec failed: %w", err)
 	}
+	if err := t.own(&r.IO); err != nil {
+		return nil, err
+	}
 	return &execution{task: t, spec: r.Spec, io: r.IO}, nil
 }
 

@@ -31,6 +31,16 @@ type Task struct {
 	private bool         // it has a pid namespace of its own, which ends with its init
 	child   *reap.Child  // the init
 	ooms    oomCounter
+
+	uid, gid int // the owner of its processes' streams, if the options name one
+}
+
+// own gives a process's streams the owner that the options name. As with runc's callers 0 and 0 name none.
+func (t *Task) own(io *task.IO) error {
+	if t.uid == 0 && t.gid == 0 {
+		return nil
+	}
+	return io.Chown(t.uid, t.gid)
 }
 
 // PID is the init's process id.
