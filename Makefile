@@ -32,14 +32,19 @@ test-unit: ## run the tests that need neither root nor a daemon
 	@SHIMWRIGHT_SKIP_ROOT=1 hack/test.sh ./...
 
 .PHONY: test-root
-test-root: ## run the tests of all packages but the real daemon's (root)
+test-root: ## run the tests of all packages but those with a real daemon (root)
 	@hack/deps.sh test
-	@hack/test.sh $$(go list ./... | grep -v /test/daemon)
+	@hack/test.sh $$(go list ./... | grep -v -e /test/daemon -e /test/cri)
 
 .PHONY: test-daemon
 test-daemon: ## run the tests with a real containerd (root)
 	@hack/deps.sh test
 	@hack/test.sh ./test/daemon
+
+.PHONY: test-cri
+test-cri: ## run the tests with containerd's CRI plugin: pods, as a kubelet has them (root)
+	@hack/deps.sh test
+	@hack/test.sh ./test/cri/...
 
 .PHONY: test-v2
 test-v2: ## run the engine's tests on cgroup v2, in user-mode Linux (root)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing, and nothing else, on Debian and Ubuntu:
 #   hack/deps.sh build    a C compiler and libseccomp, for static binaries; a static busybox, for the demo's container
-#   hack/deps.sh test     build's, gotestsum, user-mode Linux, containerd (the daemon, ctr, its own shim and runc), criu
+#   hack/deps.sh test     build's, gotestsum, user-mode Linux, containerd (the daemon, ctr, its own shim and runc), criu,
+#                         two CNI plugins
 #   hack/deps.sh lint     build's and golangci-lint
 # Tools are built with go install, once, and kept below ~/.cache/shimwright/tools (SHIMWRIGHT_TOOLS).
 set -euo pipefail
@@ -107,6 +108,7 @@ foreign_criu() {
 
 command -v go >/dev/null || die "Go is missing: https://go.dev/doc/install"
 containerd=github.com/containerd/containerd/v2/cmd
+cni=github.com/containernetworking/plugins/plugins
 for what in "${@:-build}"; do
 	system_packages
 	case $what in
@@ -118,7 +120,8 @@ for what in "${@:-build}"; do
 		CGO_ENABLED=0 go_tool "$peer_dir/containerd-shim-runc-v2" -tags no_grpc -ldflags '-s -w' \
 			"$containerd/containerd-shim-runc-v2@v$containerd_version"
 		go_tool "$peer_dir/runc" -tags seccomp "github.com/opencontainers/runc@v$runc_version"
-		foreign_criu
+#   hack/deps.sh test     build's, gotestsum, user-mode Linux, containerd (the daemon, ctr, its own shim and runc), criu,
+#                         two CNI plugins
 		;;
 	lint) go_tool "$golangci_lint" "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$golangci_version" ;;
 	*) die "unknown: $what" ;;

@@ -1,6 +1,7 @@
 # The pinned tools, apart from go.mod's runtime dependencies, and where they are kept. Sourced by the other scripts.
 containerd_version=2.4.2
 runc_version=1.5.2
+cni_version=1.9.1
 golangci_version=2.15.0
 gotestsum_version=1.13.0
 criu_suite=forky # of Debian: the first one whose criu works on kernels of 2025 and later
@@ -8,6 +9,7 @@ criu_suite=forky # of Debian: the first one whose criu works on kernels of 2025 
 tools=${SHIMWRIGHT_TOOLS:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/shimwright/tools}
 containerd_dir=$tools/containerd-$containerd_version # has containerd and ctr
 peer_dir=$tools/peer-$containerd_version-$runc_version # has containerd's own shim and its runc
+cni_dir=$tools/cni-$cni_version # has the plugins that give pods a network
 golangci_lint=$tools/golangci-lint-$golangci_version/golangci-lint
 gotestsum=$tools/gotestsum-$gotestsum_version/gotestsum
 criu_dir=$tools/criu-$criu_suite # has criu and the libraries that it was built with
