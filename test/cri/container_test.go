@@ -271,8 +271,10 @@ func TestManyPods(t *testing.T) {
 			if _, err := ask(n, n.runtime.StartContainer, &cri.StartContainerRequest{ContainerId: app.id}); err != nil {
 				return err
 			}
-			if r, err := app.try(fmt.Sprintf("exit %d", i)); err != nil || r.status != int32(i) {
-				return fmt.Errorf("%s: %+v, error %w", name, r, err)
+			if r, err := app.try(fmt.Sprintf("exit %d", i)); err != nil {
+				return err
+			} else if r.status != int32(i) {
+				return fmt.Errorf("%s: %+v, want status %d", name, r, i)
 			}
 		}
 		return nil

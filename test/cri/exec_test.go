@@ -50,8 +50,11 @@ func TestExecSync(t *testing.T) {
 		began := time.Now()
 		atOnce(t, 50, func(i int) error {
 			got, err := app.try(fmt.Sprintf("echo %d; exit %d", i, i))
-			if want := (result{fmt.Sprintln(i), "", int32(i)}); err != nil || got != want {
-				return fmt.Errorf("got %+v, error %w; want %+v", got, err, want)
+			if err != nil {
+				return err
+			}
+			if want := (result{fmt.Sprintln(i), "", int32(i)}); got != want {
+				return fmt.Errorf("got %+v, want %+v", got, want)
 			}
 			return nil
 		})
