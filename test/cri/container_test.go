@@ -94,7 +94,7 @@ func TestContainerRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := n.pod("restarts")
-	shim := n.shims()
+	serving := n.shims()
 	seen := []string{"pod created", "pod started"}
 	names := map[string]string{p.id: "pod"}
 	for attempt := range uint32(3) {
@@ -113,8 +113,8 @@ func TestContainerRestart(t *testing.T) {
 		app.remove()
 		seen = append(seen, name+" created", name+" started", name+" stopped", name+" deleted")
 	}
-	if got := n.shims(); !slices.Equal(got, shim) {
-		t.Errorf("the shims are %v, before they were %v", got, shim)
+	if got := n.shims(); !slices.Equal(got, serving) {
+		t.Errorf("the shims are %v, before they were %v", got, serving)
 	}
 	p.remove()
 	seen = append(seen, "pod stopped", "pod deleted")

@@ -29,12 +29,17 @@ const (
 	containerdTools = "containerd-2.4.2"
 	cniTools        = "cni-1.9.1"
 
+	shim = "containerd-shim-runc-v2"
+
 	// namespace is where the CRI plugin keeps everything.
 	namespace = "k8s.io"
 
 	// patience is how long anything may take that takes a second on a slow machine.
 	patience = 30 * time.Second
 )
+
+// foreign is the directory of a shim that is not this project's, if the tests are to run against one.
+var foreign = os.Getenv("SHIMWRIGHT_TEST_SHIM")
 
 // A node is a containerd with its CRI plugin, in directories and a network namespace of the test's own, and a
 // connection to it.
@@ -64,9 +69,12 @@ func newNode(t *testing.T) *node {
 	n := &node{
 		t:       t,
 		tools:   tools(t),
-		shim:    testkit.Build(t, "./cmd/containerd-shim-runc-v2"),
+		shim:    filepath.Join(foreign, shim),
 		cgroup:  "/shimwright-" + strings.ToLower(rand.Text()[:8]),
 		sockets: sockets(),
+	}
+	if foreign == "" {
+		n.shim = testkit.Build(t, "./cmd/"+shim)
 	}
 	t.Cleanup(n.scour)
 	testkit.NoLeaks(t)

@@ -73,9 +73,9 @@ func TestShimKilled(t *testing.T) {
 	n := newNode(t)
 	p := n.pod("victim")
 	app := p.idle("app")
-	shim := n.shims()[0]
+	serving := n.shims()[0]
 	other := n.pod("other").idle("app")
-	if err := unix.Kill(shim, unix.SIGKILL); err != nil {
+	if err := unix.Kill(serving, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	testkit.Await(t, patience, "the pod is not ready", func() bool {
