@@ -11,8 +11,8 @@ import (
 )
 
 // NoLeaks looks at the machine now and again when the test and its later clean-ups are done, and fails
-// the test if something is left that was not there: a process (zombies too), a mount, a cgroup
-// directory, a shim's socket, a runtime's state directory, or in the test's own process a file
+// the test if something is left that was not there: a process (zombies too), a mount, a loop device, a
+// cgroup directory, a shim's socket, a runtime's state directory, or in the test's own process a file
 // descriptor or a goroutine of the project. What is on its way out has 10 s to go.
 //
 // Call it before anything is made, after [RequireRoot] if the test needs that. The test cannot be
@@ -75,6 +75,7 @@ func look(token string) state {
 	s := make(state)
 	addProcesses(s, token)
 	addMounts(s)
+	addLoops(s)
 	addSockets(s)
 	addStateDirs(s)
 	addDescriptors(s)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
 )
 
@@ -102,6 +103,18 @@ func TestNoLeaksReportsEachKind(t *testing.T) {
 			}
 			t.Cleanup(func() { unix.Unmount("/proc", 0) })
 			return "mount /proc"
+		}},
+		{"loop device", true, func(t *testing.T) string {
+			image := filepath.Join(t.TempDir(), "image")
+			if err := os.WriteFile(image, make([]byte, 1<<20), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			loop, err := mount.SetupLoop(image, mount.LoopParams{Autoclear: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { loop.Close() })
+			return "loop device " + loop.Name() + ": " + image
 		}},
 		{"cgroup", true, func(t *testing.T) string {
 			dir := cgroup(t)

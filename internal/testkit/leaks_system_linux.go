@@ -123,6 +123,19 @@ func addStateDirs(s state) {
 	addEntries(s, "state", "/run/containerd/runc/*/*")
 }
 
+// addLoops adds the loop devices that have a file behind them.
+func addLoops(s state) {
+	paths, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, path := range paths {
+		file, err := os.ReadFile(path)
+		if err != nil { // freed while we look
+			continue
+		}
+		device := "/dev/" + strings.Split(path, "/")[3]
+		s.add("loop "+device+string(file), "loop device %s: %s", device, bytes.TrimSpace(file))
+	}
+}
+
 func addEntries(s state, kind, pattern string) {
 	paths, _ := filepath.Glob(pattern)
 	for _, path := range paths {
