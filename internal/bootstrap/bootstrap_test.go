@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
@@ -100,6 +101,26 @@ func TestWireForms(t *testing.T) {
 				t.Errorf("result: %s", diff)
 			}
 		})
+	}
+}
+
+// What a shim can do reaches the daemons that ask, and does not disturb the others.
+func TestReplyNamesAbilities(t *testing.T) {
+	can := &types.MountCapabilities{Transforms: []string{"mkdir"}}
+	for _, g := range golden {
+		var reply bytes.Buffer
+		if err := bootstrap.WriteReply(&reply, g.params.Dialect, address, can); err != nil {
+			t.Fatal(err)
+		}
+		result, err := bootstrap.ParseReply(reply.Bytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := new(types.MountCapabilities)
+		found, err := result.FindExtension(got)
+		if err != nil || found != (g.params.Dialect == bootstrap.Protobuf) || found && !proto.Equal(can, got) {
+			t.Errorf("%s: found %v: %v, %v", g.name, found, got, err)
+		}
 	}
 }
 

@@ -17,9 +17,10 @@ const (
 	maxVersion    = 3 // of the task service
 )
 
-// WriteReply tells a daemon that speaks d that the shim serves ttrpc at address.
-func WriteReply(w io.Writer, d Dialect, address string) error {
-	reply, err := encodeReply(d, address)
+// WriteReply tells a daemon that speaks d that the shim serves ttrpc at address, and what else it can do. Old dialects
+// have no words for that.
+func WriteReply(w io.Writer, d Dialect, address string, abilities ...proto.Message) error {
+	reply, err := encodeReply(d, address, abilities)
 	if err == nil {
 		_, err = w.Write(reply)
 	}
@@ -29,15 +30,20 @@ func WriteReply(w io.Writer, d Dialect, address string) error {
 	return nil
 }
 
-func encodeReply(d Dialect, address string) ([]byte, error) {
+func encodeReply(d Dialect, address string, abilities []proto.Message) ([]byte, error) {
 	switch d {
 	case Bare:
 		return []byte(address), nil
 	case JSON:
 		return json.Marshal(&bootapi.BootstrapResult{Version: 2, Address: address, Protocol: protocolTTRPC})
 	default:
-		return proto.MarshalOptions{Deterministic: true}.Marshal(
-			&bootapi.BootstrapResult{Version: 3, Address: address, Protocol: protocolTTRPC})
+		r := &bootapi.BootstrapResult{Version: 3, Address: address, Protocol: protocolTTRPC}
+		for _, ability := range abilities {
+			if err := r.AddExtension(ability); err != nil {
+				return nil, err
+			}
+		}
+		return proto.MarshalOptions{Deterministic: true}.Marshal(r)
 	}
 }
 
