@@ -29,7 +29,8 @@ var layers = []layer{
 	{"internal/reap", nil},
 	{"internal/publish", nil},
 	{"internal/stdio", []string{"task", "internal/reap"}},
-	{"internal/supervise", []string{"task", "internal/bundle", "internal/reap", "internal/stdio"}},
+	{"internal/rootfs", []string{"internal/bundle"}},
+	{"internal/supervise", []string{"task", "internal/bundle", "internal/reap", "internal/rootfs", "internal/stdio"}},
 	{"internal/server", []string{"task", "internal/bundle", "internal/stdio", "internal/supervise"}},
 
 	{"internal/cgroup", []string{"task"}},
@@ -40,9 +41,9 @@ var layers = []layer{
 
 	{"shim", []string{
 		"task", "internal/bootstrap", "internal/bundle", "internal/socket", "internal/daemon",
-		"internal/publish", "internal/reap", "internal/stdio", "internal/server", "internal/supervise",
+		"internal/publish", "internal/reap", "internal/rootfs", "internal/stdio", "internal/server", "internal/supervise",
 	}},
-	{"manager", []string{"task", "internal/bootstrap", "internal/bundle", "internal/socket", "internal/daemon"}},
+	{"manager", []string{"task", "internal/bootstrap", "internal/bundle", "internal/rootfs", "internal/socket", "internal/daemon"}},
 
 	{"cmd/...", []string{"task", "shim", "manager", "internal/container/...", "internal/cgroup"}},
 	{"examples/...", []string{"task", "shim", "manager"}},

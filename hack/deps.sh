@@ -2,7 +2,7 @@
 # Installs what is missing, and nothing else, on Debian and Ubuntu:
 #   hack/deps.sh build    a C compiler and libseccomp, for static binaries; a static busybox, for the demo's container
 #   hack/deps.sh test     build's, gotestsum, user-mode Linux, containerd (the daemon, ctr, its own shim and runc), criu,
-#                         two CNI plugins
+#                         two CNI plugins, erofs-utils and e2fsprogs
 #   hack/deps.sh lint     build's and golangci-lint
 # Tools are built with go install, once, and kept below ~/.cache/shimwright/tools (SHIMWRIGHT_TOOLS).
 set -euo pipefail
@@ -115,6 +115,8 @@ for what in "${@:-build}"; do
 	build) ;;
 	test)
 		command -v linux.uml >/dev/null || system_packages user-mode-linux
+		command -v mkfs.erofs >/dev/null || system_packages erofs-utils
+		[[ -x /usr/sbin/mkfs.ext4 || -x /sbin/mkfs.ext4 ]] || system_packages e2fsprogs
 		go_tool "$gotestsum" "gotest.tools/gotestsum@v$gotestsum_version"
 		go_tool "$containerd_dir/ctr" "$containerd/containerd@v$containerd_version" "$containerd/ctr@v$containerd_version"
 		CGO_ENABLED=0 go_tool "$peer_dir/containerd-shim-runc-v2" -tags no_grpc -ldflags '-s -w' \

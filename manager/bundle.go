@@ -8,10 +8,10 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/shimwright/shimwright/internal/bundle"
+	"github.com/shimwright/shimwright/internal/rootfs"
 )
 
 func (m *Manager) bundle(namespace, id string) string {
@@ -109,12 +109,11 @@ func rootGID(spec *specs.Spec) int {
 // removeBundle unmounts and removes the bundle dir and its work directory. None there: no error. It is all or nothing
 // for onlookers, and never reaches into something that is still mounted.
 func removeBundle(dir string) error {
-	rootfs := filepath.Join(dir, bundle.RootfsDir)
-	if err := mount.UnmountRecursive(rootfs, 0); err != nil {
-		return fmt.Errorf("unmount %s: %w", rootfs, err)
+	if err := rootfs.Unmount(dir); err != nil {
+		return err
 	}
 	// Not with what is in it: it should be empty by now.
-	if err := os.Remove(rootfs); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(filepath.Join(dir, bundle.RootfsDir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	work, linked := os.Readlink(filepath.Join(dir, bundle.WorkLink))

@@ -3,14 +3,13 @@ package shim
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"syscall"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/shimwright/shimwright/internal/bundle"
+	"github.com/shimwright/shimwright/internal/rootfs"
 	"github.com/shimwright/shimwright/internal/socket"
 	"github.com/shimwright/shimwright/task"
 	"google.golang.org/protobuf/proto"
@@ -35,7 +34,7 @@ func (c *command) delete() error {
 			}
 			return err
 		}),
-		unmountRootfs(dir),
+		rootfs.Unmount(dir),
 		c.removeSockets(dir),
 	)
 	if err != nil {
@@ -67,13 +66,6 @@ func (c *command) bundleDir() (string, error) {
 		return filepath.Abs(c.flags.bundle)
 	}
 	return workdir()
-}
-
-func unmountRootfs(dir string) error {
-	if err := mount.UnmountRecursive(filepath.Join(dir, bundle.RootfsDir), 0); err != nil {
-		return fmt.Errorf("unmount rootfs: %w", err)
-	}
-	return nil
 }
 
 // removeSockets removes the sockets of a shim that was killed. One that listens stays: it may serve other containers of

@@ -10,11 +10,13 @@ import (
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
 	"github.com/shimwright/shimwright/internal/bootstrap"
 	"github.com/shimwright/shimwright/internal/bundle"
 	"github.com/shimwright/shimwright/internal/daemon"
+	"github.com/shimwright/shimwright/internal/rootfs"
 	"github.com/shimwright/shimwright/internal/socket"
 )
 
@@ -61,7 +63,7 @@ func (c *command) start() error {
 		if err != nil {
 			return err
 		}
-		if err := bootstrap.WriteReply(c.stdout, params.Dialect, address); err != nil {
+		if err := bootstrap.WriteReply(c.stdout, params.Dialect, address, &types.MountCapabilities{Transforms: rootfs.Transforms()}); err != nil {
 			undo() // nobody knows of the shim
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/shimwright/shimwright/internal/bundle"
+	"github.com/shimwright/shimwright/internal/rootfs"
 	"github.com/shimwright/shimwright/internal/stdio"
 	"github.com/shimwright/shimwright/task"
 )
@@ -23,7 +24,7 @@ type Task struct {
 	sup    *Supervisor
 	cancel context.CancelCauseFunc // gives up a Create that is under way
 	made   chan struct{}           // closed when Create has ended
-	rootfs rootfs
+	rootfs string                  // what was mounted; empty: nothing
 
 	impl task.Task
 	init *process // nil during Create; guarded by sup.mu until then
@@ -62,11 +63,11 @@ func (t *Task) create(ctx context.Context, r *CreateRequest) (_ *process, err er
 			err = errors.Join(err, t.unmount())
 		}
 	}()
-	if err := t.rootfs.mount(r.Bundle, r.Mounts); err != nil {
+	if t.rootfs, err = rootfs.Mount(ctx, r.Bundle, r.Mounts); err != nil {
 		return nil, err
 	}
 	t.impl, err = t.sup.cfg.Runtime.Create(ctx, &task.CreateRequest{
-		ID: r.ID, Namespace: t.sup.cfg.Namespace, Bundle: r.Bundle, Rootfs: t.rootfs.path, Spec: spec, IO: streams.IO(),
+		ID: r.ID, Namespace: t.sup.cfg.Namespace, Bundle: r.Bundle, Rootfs: t.rootfs, Spec: spec, IO: streams.IO(),
 		Options: r.Options, Checkpoint: r.Checkpoint, ParentCheckpoint: r.ParentCheckpoint,
 	})
 	if err != nil {
@@ -281,7 +282,12 @@ func (t *Task) publish(e event) {
 	}
 }
 
-func (t *Task) unmount() error { return t.rootfs.unmount() }
+func (t *Task) unmount() error {
+	if t.rootfs == "" {
+		return nil
+	}
+	return rootfs.Unmount(t.Bundle)
+}
 
 func notImplemented(what string) error {
 	return fmt.Errorf("the runtime cannot %s: %w", what, errdefs.ErrNotImplemented)
