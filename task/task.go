@@ -30,7 +30,7 @@ type Runtime interface {
 }
 
 // A Task is one container and its first process. It may also be an [Execer], a [Pauser], an [Updater],
-// a [Stater], a [Lister] or a [Checkpointer].
+// a [Stater], a [Lister], an [OOMWatcher] or a [Checkpointer].
 type Task interface {
 	Process
 }
@@ -143,6 +143,15 @@ type Stater interface {
 // Lister is a Task that knows its processes. Without it, Pids answers with the processes that the shim started.
 type Lister interface {
 	PIDs(ctx context.Context) ([]int, error)
+}
+
+// OOMWatcher is a Task that sees the kernel's OOM killer act in its container while the container runs.
+type OOMWatcher interface {
+	// WatchOOM makes the runtime call tell for each batch of processes that the OOM killer has ended, from Create on
+	// and until Delete returns. tell is called before Wait returns the exit of a process that was among them, also if
+	// the container's memory figures are gone by then; what was told is in no Exit.OOM. tell does not wait. WatchOOM
+	// returns at once; it is called once, after Create. An error leaves OOMs to Exit.OOM.
+	WatchOOM(tell func()) error
 }
 
 // CheckpointRequest asks for an image of a task in directory Path.

@@ -107,7 +107,7 @@ func (t *Task) adopt(c *libcontainer.Container, p *libcontainer.Process, config 
 	}
 	t.group = maps.Clone(cgroup.Group(state.CgroupPaths))
 	t.private = config.Namespaces.IsPrivate(configs.NEWPID)
-	t.ooms.seen, _ = t.group.OOMKills()
+	t.ooms = t.group.OOMs()
 	t.child, err = t.engine.reaper.Watch(state.InitProcessPid)
 	if err != nil {
 		_ = p.Signal(unix.SIGKILL)

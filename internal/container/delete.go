@@ -35,6 +35,7 @@ func (t *Task) Delete(ctx context.Context) error {
 func (t *Task) delete(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	t.struck.Store(true)
 	if t.child.Signal(syscall.SIGKILL) == nil { // created
 		t.group.Thaw()
 	}
@@ -48,7 +49,11 @@ func (t *Task) delete(ctx context.Context) error {
 			return err
 		}
 	}
-	return t.engine.remove(ctx, t.states, t.id, t.group)
+	if err := t.engine.remove(ctx, t.states, t.id, t.group); err != nil {
+		return err
+	}
+	t.ooms.Close()
+	return nil
 }
 
 // Delete frees what a dead shim has left of container id: its processes, cgroup and state.

@@ -170,7 +170,7 @@ var errKilled = fmt.Errorf("killed while it was being started: %w", errdefs.ErrA
 // Wait blocks until the process has ended.
 func (x *execution) Wait() task.Exit {
 	status, at := x.started().Wait()
-	return task.Exit{Status: status, At: at, OOM: x.task.ooms.more(x.task.group)}
+	return task.Exit{Status: status, At: at, OOM: x.task.ooms.Exited(false)}
 }
 
 // Delete has nothing to free: the process has ended or never was.

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -22,7 +22,7 @@ import (
 // patience is how long killed processes are waited for: the kernel may have to write a core or finish a disk's work.
 const patience = 10 * time.Second
 
-// Task is a container and its init. All fields but those of ooms are set by create.
+// Task is a container and its init. All fields but struck are set by create.
 type Task struct {
 	engine  *Engine
 	id      string
@@ -30,7 +30,8 @@ type Task struct {
 	group   cgroup.Group // where it runs
 	private bool         // it has a pid namespace of its own, which ends with its init
 	child   *reap.Child  // the init
-	ooms    oomCounter
+	ooms    *cgroup.OOMWatch
+	struck  atomic.Bool // somebody sent SIGKILL
 
 	uid, gid int // the owner of its processes' streams, if the options name one
 }
@@ -113,6 +114,9 @@ func (t *Task) start(ctx context.Context) error {
 // Kill signals the init, or with all everything in the container. SIGKILL reaches a paused container too, and thaws it.
 func (t *Task) Kill(_ context.Context, sig syscall.Signal, all bool) error {
 	ends := sig == syscall.SIGKILL
+	if ends {
+		t.struck.Store(true)
+	}
 	if all && !(ends && t.private) {
 		n, err := t.group.Signal(sig)
 		if ends && t.child.Signal(sig) == nil { // it may have been moved elsewhere
@@ -139,8 +143,16 @@ func (t *Task) Wait() task.Exit {
 			t.engine.log.Error("end the container with its init", "id", t.id, "err", err)
 		}
 	}
-	return task.Exit{Status: status, At: at, OOM: t.ooms.more(t.group)}
+	return task.Exit{Status: status, At: at, OOM: t.ooms.Exited(t.shot(status))}
 }
+
+// shot tells whether status is that of a SIGKILL which the shim did not send.
+func (t *Task) shot(status int) bool {
+	return status == 128+int(syscall.SIGKILL) && !t.struck.Load()
+}
+
+// WatchOOM makes tell be called for what the OOM killer does in the container.
+func (t *Task) WatchOOM(tell func()) error { return t.ooms.Watch(tell) }
 
 // PIDs are all processes of the container.
 func (t *Task) PIDs(context.Context) ([]int, error) { return t.group.PIDs() }
@@ -170,23 +182,4 @@ func (t *Task) Resume(context.Context) error {
 		return fmt.Errorf("OCI runtime resume failed: %w", err)
 	}
 	return nil
-}
-
-// oomCounter tells news of the kernel's OOM killer, each once.
-type oomCounter struct {
-	mu   sync.Mutex
-	seen uint64
-}
-
-// more tells whether the OOM killer has ended something in g since it was last asked.
-func (o *oomCounter) more(g cgroup.Group) bool {
-	n, err := g.OOMKills()
-	if err != nil {
-		return false
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	news := n > o.seen
-	o.seen = max(o.seen, n)
-	return news
 }

@@ -82,6 +82,8 @@ type fakeProcess struct {
 	exit    task.Exit
 	ended   chan struct{}
 	deleted atomic.Bool
+	oom     bool   // its exit has an OOM
+	kills   func() // tells of an OOM kill; the first process's
 }
 
 func (p *fakeProcess) PID() int { return int(p.pid.Load()) }
@@ -100,7 +102,7 @@ func (p *fakeProcess) Start(ctx context.Context) error {
 
 func (p *fakeProcess) end(status int) {
 	p.once.Do(func() {
-		p.exit = task.Exit{Status: status, At: time.Now()}
+		p.exit = task.Exit{Status: status, At: time.Now(), OOM: p.oom}
 		close(p.ended)
 	})
 }
@@ -135,6 +137,7 @@ func (t *fakeTask) Exec(_ context.Context, r *task.ExecRequest) (task.Process, e
 func (t *fakeTask) Checkpoint(_ context.Context, r *task.CheckpointRequest) error {
 	return t.runtime.dump(t, r)
 }
+func (t *fakeTask) WatchOOM(tell func()) error                        { t.kills = tell; return nil }
 func (t *fakeTask) Pause(context.Context) error                       { return nil }
 func (t *fakeTask) Resume(context.Context) error                      { return nil }
 func (t *fakeTask) Update(context.Context, *task.UpdateRequest) error { return nil }

@@ -55,6 +55,28 @@ func TestLifecycleInOrder(t *testing.T) {
 	}
 }
 
+// What the OOM killer does is told while the task runs, and never after its exit, be it by the task or in an exit.
+func TestOOMPrecedesTheExit(t *testing.T) {
+	h := serve(t, new(fakeRuntime))
+	h.create("a", true)
+	do[emptypb.Empty](h, "Exec", &taskapi.ExecProcessRequest{ID: "a", ExecID: "x", Spec: processSpec(sleep)})
+	do[taskapi.StartResponse](h, "Start", &taskapi.StartRequest{ID: "a", ExecID: "x"})
+	init, exec := h.runtime.all[0], h.runtime.all[1]
+	init.kills()
+	exec.oom = true
+	exec.end(137)
+	do[taskapi.WaitResponse](h, "Wait", &taskapi.WaitRequest{ID: "a", ExecID: "x"})
+	init.kills()
+	init.end(137)
+	do[taskapi.WaitResponse](h, "Wait", &taskapi.WaitRequest{ID: "a"})
+	init.kills()
+	want := []string{"create a", "start a", "add a/x", "start a/x", "oom a", "oom a", "exit a/x 137", "oom a", "exit a 137"}
+	if diff := cmp.Diff(want, h.told()); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+	do[taskapi.DeleteResponse](h, "Delete", &taskapi.DeleteRequest{ID: "a"})
+}
+
 func TestNeverStartedTaskHasNoExit(t *testing.T) {
 	h := serve(t, new(fakeRuntime))
 	h.create("a", false)

@@ -125,7 +125,10 @@ func (p *process) settle(op task.Op, exit task.Exit) {
 	pid := p.pid
 	p.mu.Unlock()
 	if exit.OOM {
-		p.owner.publish(oom(p.owner.ID))
+		p.owner.tellOOM()
+	}
+	if p.execID == "" {
+		p.owner.silence()
 	}
 	if from != task.Created { // no exit without a start
 		p.owner.publish(exited(p.owner.ID, p.execID, pid, exit))

@@ -34,6 +34,9 @@ type Task struct {
 	live  map[*process]bool // execs whose start began and which have not settled
 	ended bool              // the first process is dead: no exec is added or begins any more
 	gone  bool              // the task is being freed: likewise
+
+	ooms   sync.Mutex // held while an OOM event is queued, so that none comes after the first process's exit
+	silent bool       // that exit is told
 }
 
 // ExecRequest asks for a further process in a task.
@@ -81,7 +84,35 @@ func (t *Task) create(ctx context.Context, r *CreateRequest) (_ *process, err er
 		return nil, errors.Join(err, undo(t.impl))
 	}
 	ok = true
+	t.watchOOM()
 	return p, nil
+}
+
+// watchOOM has the runtime tell of the OOM killer from now on, if it can.
+func (t *Task) watchOOM() {
+	w, ok := t.impl.(task.OOMWatcher)
+	if !ok {
+		return
+	}
+	if err := w.WatchOOM(t.tellOOM); err != nil {
+		t.sup.cfg.Log.Warn("OOM kills are told at an exit only", "id", t.ID, "error", err)
+	}
+}
+
+// tellOOM queues an OOM event, unless the task's exit was told before.
+func (t *Task) tellOOM() {
+	t.ooms.Lock()
+	defer t.ooms.Unlock()
+	if !t.silent {
+		t.publish(oom(t.ID))
+	}
+}
+
+// silence ends the telling of OOMs.
+func (t *Task) silence() {
+	t.ooms.Lock()
+	defer t.ooms.Unlock()
+	t.silent = true
 }
 
 // undo ends and frees a task that nobody has seen.
