@@ -45,7 +45,7 @@ var layers = []layer{
 	}},
 	{"manager", []string{"task", "internal/bootstrap", "internal/bundle", "internal/rootfs", "internal/socket", "internal/daemon"}},
 
-	{"cmd/...", []string{"task", "shim", "manager", "internal/container/...", "internal/cgroup"}},
+	{"cmd/...", []string{"task", "shim", "manager", "internal/container/...", "internal/cgroup", "internal/options"}},
 	{"examples/...", []string{"task", "shim", "manager"}},
 	{"internal/testkit", nil},
 	{"test/...", nil},

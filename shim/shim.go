@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"github.com/shimwright/shimwright/internal/reap"
 	"github.com/shimwright/shimwright/task"
+	"google.golang.org/protobuf/types/known/anypb"
 )
 
 // InitFunc makes the runtime: in the serving process, and in delete and -info; never in start, which only makes way
@@ -47,6 +48,8 @@ type config struct {
 	version, revision string
 	interceptors      []ttrpc.UnaryServerInterceptor
 	noSubreaper       bool
+
+	beforeStart, afterStart []func(context.Context, *Start) error
 }
 
 // WithVersion sets what -v and -info say. The default is what the Go toolchain noted in the binary.
@@ -63,6 +66,27 @@ func WithInterceptor(i ttrpc.UnaryServerInterceptor) Option {
 // WithoutSubreaper leaves orphans among the shim's descendants to the machine's init.
 func WithoutSubreaper() Option {
 	return func(c *config) { c.noSubreaper = true }
+}
+
+// Start is what the start command knows.
+type Start struct {
+	Env                // as in delete; its Log reaches the daemon's log
+	Options *anypb.Any // the runtime's options; nil: none given
+	PID     int        // of the serving process; 0 before it was made
+}
+
+// WithStartHooks adds to the start command what is to be done before it makes a serving process, and after that is
+// ready; either may be nil. Nothing is called if the container's group has a shim already. What before does to its own
+// process, such as joining a cgroup, the serving process inherits. An error fails the start, and leaves nothing of it.
+func WithStartHooks(before, after func(context.Context, *Start) error) Option {
+	return func(c *config) {
+		if before != nil {
+			c.beforeStart = append(c.beforeStart, before)
+		}
+		if after != nil {
+			c.afterStart = append(c.afterStart, after)
+		}
+	}
 }
 
 // version and revision are set by the linker in this project's own builds.

@@ -18,10 +18,12 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	events "github.com/containerd/containerd/api/services/ttrpc/events/v1"
 	"github.com/containerd/containerd/api/types"
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
@@ -34,6 +36,7 @@ import (
 	"github.com/shimwright/shimwright/task"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
@@ -43,13 +46,37 @@ const asShim = "SHIM_TEST_AS_SHIM"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asShim) != "" {
-		shim.Run("io.example.host.v1", newHost, shim.WithVersion("v1.2.3", "abcdef"), shim.WithInterceptor(refuseLevitation))
+		shim.Run("io.example.host.v1", newHost, shim.WithVersion("v1.2.3", "abcdef"), shim.WithInterceptor(refuseLevitation),
+			shim.WithStartHooks(before, nil), shim.WithStartHooks(nil, after))
 	}
 	os.Exit(m.Run())
 }
 
 // host runs config.json's args as plain processes of the host.
 type host struct{}
+
+// before and after are start hooks of the author's own.
+func before(_ context.Context, s *shim.Start) error {
+	switch os.Getenv("SHIM_TEST_HOOK") {
+	case "umask":
+		unix.Umask(0o127)
+	case "fails before":
+		return fmt.Errorf("the stars are not aligned: %w", errdefs.ErrAlreadyExists)
+	}
+	return nil
+}
+
+func after(_ context.Context, s *shim.Start) error {
+	switch os.Getenv("SHIM_TEST_HOOK") {
+	case "umask":
+		s.Log.Info("started", "pid", s.PID)
+		facts := fmt.Sprintln(s.Name, s.ID, s.Namespace, s.Bundle, s.Address, s.Events, s.Options.GetTypeUrl(), s.PID)
+		return os.WriteFile("facts", []byte(facts), 0o600)
+	case "fails after":
+		return fmt.Errorf("the stars have moved: %w", errdefs.ErrAlreadyExists)
+	}
+	return nil
+}
 
 func newHost(_ context.Context, env *shim.Env) (task.Runtime, error) {
 	if os.Getenv("SHIM_TEST_FAIL_INIT") != "" && env.Serving {
@@ -131,6 +158,7 @@ type site struct {
 	sockets    string
 	daemon     string // the ttrpc address
 	binary     string // empty: this test's own
+	extensions []*anypb.Any
 
 	mu     sync.Mutex
 	events []string
@@ -205,6 +233,7 @@ func (s *site) command(id, dir, action string, flags ...string) *exec.Cmd {
 // params are what a daemon of 2.3 or later writes to stdin.
 func (s *site) params(id string) []byte {
 	p := bootstrap.Params{Dialect: bootstrap.Protobuf, ID: id, Namespace: "test", SocketDir: s.sockets, GRPCAddress: "/run/daemon.sock", TTRPCAddress: s.daemon}
+	p.Extensions = s.extensions
 	b, err := p.Encode()
 	if err != nil {
 		s.t.Fatal(err)
@@ -436,6 +465,83 @@ func TestStartFailsClean(t *testing.T) {
 		c.must("Shutdown", &taskapi.ShutdownRequest{})
 		c.gone()
 	}
+}
+
+// Hooks know who is started, and the serving process inherits what was done before it.
+func TestStartHooks(t *testing.T) {
+	s := newSite(t, "hooks", map[string]string{"io.containerd.runc.v2.group": "g"}, "/bin/true")
+	options, err := anypb.New(new(runcoptions.Options))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.extensions = []*anypb.Any{options}
+	address, err := s.start(s.id, s.bundle, "SHIM_TEST_HOOK=umask")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := s.connect(address)
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.pid))
+	if err != nil || !strings.Contains(string(status), "\nUmask:\t0127\n") {
+		t.Errorf("the serving process did not inherit the umask: %v", err)
+	}
+	want := fmt.Sprintln("io.example.host.v1", s.id, "test", s.bundle, "/run/daemon.sock", s.daemon, options.TypeUrl, c.pid)
+	if got, err := os.ReadFile(filepath.Join(s.bundle, "facts")); err != nil || string(got) != want {
+		t.Errorf("facts %q, %v, want %q", got, err, want)
+	}
+	// Another container of the group has nothing made for it.
+	second := s.newBundle(filepath.Dir(s.bundle)+"/second", map[string]string{"io.containerd.runc.v2.group": "g"}, "/bin/true")
+	if again, err := s.start("second", second, "SHIM_TEST_HOOK=fails before"); err != nil || again != address {
+		t.Errorf("the second of the group: %q, %v", again, err)
+	}
+	c.must("Shutdown", &taskapi.ShutdownRequest{})
+	c.gone()
+}
+
+func TestFailingStartHooksLeaveNothing(t *testing.T) {
+	testkit.NoLeaks(t)
+	for hook, says := range map[string]string{"fails before": "the stars are not aligned", "fails after": "the stars have moved"} {
+		s := newSite(t, "hooks", nil, "/bin/true")
+		if _, err := s.start(s.id, s.bundle, "SHIM_TEST_HOOK="+hook); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", hook, err)
+		}
+		if left, _ := os.ReadDir(s.sockets); len(left) > 0 {
+			t.Errorf("%s left %v", hook, left)
+		}
+	}
+}
+
+// A cookie of its own for the shim's group where the kernel has core scheduling; elsewhere it is asked for in vain, and
+// the start says so and leaves nothing.
+func TestCoreScheduling(t *testing.T) {
+	testkit.NoLeaks(t)
+	cookie := func(pid int) (c uint64, err error) {
+		err = unix.Prctl(unix.PR_SCHED_CORE, unix.PR_SCHED_CORE_GET, uintptr(pid), unix.PR_SCHED_CORE_SCOPE_THREAD, uintptr(unsafe.Pointer(&c)))
+		return c, err
+	}
+	_, kernel := cookie(0)
+	s := newSite(t, "cores", nil, "/bin/true")
+	address, err := s.start(s.id, s.bundle, "SCHED_CORE=1")
+	if kernel != nil {
+		if err == nil || !strings.Contains(err.Error(), "core scheduling: the kernel or the processor has none; unset SCHED_CORE: prctl: "+kernel.Error()) {
+			t.Errorf("start on a kernel that says %v: %v", kernel, err)
+		}
+		if left, _ := os.ReadDir(s.sockets); len(left) > 0 {
+			t.Errorf("left %v", left)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := s.connect(address)
+	if own, err := cookie(0); err != nil || own != 0 {
+		t.Errorf("the daemon's cookie %#x, %v", own, err)
+	}
+	if its, err := cookie(c.pid); err != nil || its == 0 {
+		t.Errorf("the shim's cookie %#x, %v", its, err)
+	}
+	c.must("Shutdown", &taskapi.ShutdownRequest{})
+	c.gone()
 }
 
 // Whatever goes wrong after the serving process was started: it is gone, and so is its socket.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -51,7 +52,7 @@ func (c *command) start() error {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	for {
-		undo, err := c.launch(ctx, address, debugAddress, params)
+		undo, err := c.launch(ctx, dir, address, debugAddress, params)
 		if errors.Is(err, errdefs.ErrAlreadyExists) {
 			// One that does not answer is on its way out or failed to start: what it held is free by now, or soon.
 			undo = func() {} // it is not ours
@@ -91,7 +92,7 @@ func (c *command) addresses(dir, socketDir string) (address, debug string, err e
 }
 
 // launch starts a serving process; undo ends it again. ErrAlreadyExists: somebody listens at address.
-func (c *command) launch(ctx context.Context, address, debugAddress string, params *bootstrap.Params) (undo func(), err error) {
+func (c *command) launch(ctx context.Context, dir, address, debugAddress string, params *bootstrap.Params) (undo func(), err error) {
 	args := []string{"-namespace", c.flags.namespace, "-id", c.flags.id, "-address", c.flags.address}
 	addresses := []string{address}
 	if c.flags.debug || params.Level <= slog.LevelDebug {
@@ -127,11 +128,31 @@ func (c *command) launch(ctx context.Context, address, debugAddress string, para
 	if events == "" {
 		events = c.getenv(bootstrap.EnvTTRPCAddress)
 	}
-	kill, err := daemon.Spawn(ctx, args, append(os.Environ(), bootstrap.EnvTTRPCAddress+"="+events), listeners...)
+	facts := &Start{Env: *c.env(dir), Options: params.Options()}
+	facts.Events = events
+	facts.Log = slog.New(slog.NewTextHandler(openLog(filepath.Join(dir, bundle.LogFile), false), nil)) // stderr is part of the answer
+	if err := call(ctx, c.config.beforeStart, facts); err != nil {
+		return nil, err
+	}
+	pid, kill, err := daemon.Spawn(ctx, args, append(os.Environ(), bootstrap.EnvTTRPCAddress+"="+events), listeners...)
 	if err != nil {
 		return nil, err
 	}
+	facts.PID = pid
+	if err := call(ctx, c.config.afterStart, facts); err != nil {
+		kill()
+		return nil, err
+	}
 	return func() { kill(); remove() }, nil
+}
+
+func call(ctx context.Context, hooks []func(context.Context, *Start) error, s *Start) error {
+	for _, hook := range hooks {
+		if err := hook(ctx, s); err != nil {
+			return errors.New(err.Error()) // without its class: here one has a meaning
+		}
+	}
+	return nil
 }
 
 // answers asks the shim at address whether it serves.

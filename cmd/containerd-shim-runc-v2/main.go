@@ -3,8 +3,11 @@ package main
 
 import (
 	"context"
+	"fmt"
 
+	"github.com/shimwright/shimwright/internal/cgroup"
 	"github.com/shimwright/shimwright/internal/container"
+	"github.com/shimwright/shimwright/internal/options"
 	"github.com/shimwright/shimwright/shim"
 	"github.com/shimwright/shimwright/task"
 )
@@ -12,5 +15,17 @@ import (
 func main() {
 	shim.Run(container.Name, func(_ context.Context, env *shim.Env) (task.Runtime, error) {
 		return container.New(container.Config{Namespace: env.Namespace, Reaper: env.Reaper, Log: env.Log}), nil
-	})
+	}, shim.WithStartHooks(joinCgroup, nil))
+}
+
+// joinCgroup puts the shim into the cgroup that the options name, before there is one: it starts there.
+func joinCgroup(_ context.Context, s *shim.Start) error {
+	o, err := options.Decode(s.Options)
+	if err != nil || o.ShimCgroup == "" {
+		return err
+	}
+	if err := cgroup.Join(o.ShimCgroup); err != nil {
+		return fmt.Errorf("option shim_cgroup: %w", err)
+	}
+	return nil
 }

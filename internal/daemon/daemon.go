@@ -33,15 +33,15 @@ const ready = "ready\n"
 const readyTimeout = 10 * time.Second
 
 // Spawn runs this binary again with args, listeners as descriptor 3 and 4, in a process group of its own, and returns
-// when it serves; kill ends it. If it does not serve, its group is gone when Spawn returns, and the error says what it said.
-func Spawn(ctx context.Context, args, env []string, listeners ...*os.File) (kill func(), err error) {
+// its process id when it serves; kill ends it. If it does not serve, its group is gone when Spawn returns, and the error says what it said.
+func Spawn(ctx context.Context, args, env []string, listeners ...*os.File) (pid int, kill func(), err error) {
 	self, err := os.Executable()
 	if err != nil {
-		return nil, fmt.Errorf("find own binary: %w", err)
+		return 0, nil, fmt.Errorf("find own binary: %w", err)
 	}
 	r, w, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	defer r.Close()
 	cmd := exec.Command(self, args...)
@@ -53,7 +53,7 @@ func Spawn(ctx context.Context, args, env []string, listeners ...*os.File) (kill
 	err = cmd.Start()
 	w.Close()
 	if err != nil {
-		return nil, fmt.Errorf("start the serving process: %w", err)
+		return 0, nil, fmt.Errorf("start the serving process: %w", err)
 	}
 	kill = func() {
 		_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
@@ -61,17 +61,17 @@ func Spawn(ctx context.Context, args, env []string, listeners ...*os.File) (kill
 	}
 	said, err := hear(ctx, r)
 	if err == nil && string(said) == ready {
-		return kill, nil
+		return cmd.Process.Pid, kill, nil
 	}
 	kill()
 	said = bytes.TrimSpace(said)
 	switch {
 	case len(said) > 0:
-		return nil, fmt.Errorf("serving process: %s", said)
+		return 0, nil, fmt.Errorf("serving process: %s", said)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, fmt.Errorf("serving process is not ready after %v", readyTimeout)
+		return 0, nil, fmt.Errorf("serving process is not ready after %v", readyTimeout)
 	default:
-		return nil, fmt.Errorf("serving process ended before it was ready: %v", cmd.ProcessState)
+		return 0, nil, fmt.Errorf("serving process ended before it was ready: %v", cmd.ProcessState)
 	}
 }
 
