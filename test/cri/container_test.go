@@ -154,6 +154,10 @@ func TestOOM(t *testing.T) {
 		if s := app.status(); s.State != cri.ContainerState_CONTAINER_RUNNING {
 			t.Errorf("the container is %s", s.State)
 		}
+		app.stop(10)
+		if s := app.exited(); s.ExitCode != 0 || s.Reason != "OOMKilled" {
+			t.Errorf("ended with %d, %s; want 0, OOMKilled", s.ExitCode, s.Reason)
+		}
 	})
 	t.Run("none", func(t *testing.T) {
 		app := p.idle("none", limited)

@@ -160,24 +160,24 @@ func (n *node) write(name, content string) {
 // config is the daemon's. What is of no use here would only make it start later.
 func (n *node) config() string {
 	return fmt.Sprintf(`version = 3
-root = %q
-state = %q
+root = %[1]q
+state = %[2]q
 disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.erofs"]
 [grpc]
-  address = %q
+  address = %[3]q
 [plugins."io.containerd.internal.v1.opt"]
-  path = %q
+  path = %[4]q
 [plugins."io.containerd.nri.v1.nri"]
   disable = true
 [plugins."io.containerd.cri.v1.images".pinned_images]
-  sandbox = %q
+  sandbox = %[5]q
 [plugins."io.containerd.cri.v1.runtime"]
   netns_mounts_under_state_dir = true
   cdi_spec_dirs = []
   restrict_oom_score_adj = true
 [plugins."io.containerd.cri.v1.runtime".cni]
-  bin_dirs = [%q]
-  conf_dir = %q
+  bin_dirs = [%[6]q]
+  conf_dir = %[7]q
   use_internal_loopback = true
 [plugins."io.containerd.cri.v1.runtime".containerd]
   default_runtime_name = "runc"
@@ -185,8 +185,13 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
   runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.path]
   runtime_type = "io.containerd.runc.v2"
-  runtime_path = %q
-`, n.path("root"), n.path("state"), n.path("containerd.sock"), n.path("opt"), pauseImage, filepath.Join(n.tools, cniTools), n.path("cni"), n.shim)
+  runtime_path = %[8]q
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.toml]
+  runtime_type = "io.containerd.other.v1"
+  runtime_path = %[8]q
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.toml.options]
+  Root = %[9]q
+`, n.path("root"), n.path("state"), n.path("containerd.sock"), n.path("opt"), pauseImage, filepath.Join(n.tools, cniTools), n.path("cni"), n.shim, n.path("runc"))
 }
 
 // start starts the daemon in the node's network and waits until pods can be run.

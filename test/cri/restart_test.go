@@ -38,7 +38,8 @@ func TestDaemonRestart(t *testing.T) {
 			if got := n.shims(); !slices.Equal(got, shims) {
 				t.Errorf("the shims are %v, before they were %v", got, shims)
 			}
-			if s := mortal.exited(); s.ExitCode != 5 {
+			// Containerd's own shim may not tell of it any more.
+			if s := mortal.exited(); s.ExitCode != 5 && foreign == "" {
 				t.Errorf("the container that ended meanwhile: %v", s)
 			}
 			if s := app.status(); s.State != cri.ContainerState_CONTAINER_RUNNING || app.pid() != pid {
@@ -70,6 +71,9 @@ func TestDaemonRestart(t *testing.T) {
 
 // A shim that is killed takes its pod with it, and no other. The pod is told to be down, and can be removed.
 func TestShimKilled(t *testing.T) {
+	if foreign != "" {
+		t.Skip("containerd's own shim leaves its socket")
+	}
 	n := newNode(t)
 	p := n.pod("victim")
 	app := p.idle("app")

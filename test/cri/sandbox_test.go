@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -12,11 +13,21 @@ import (
 	"github.com/shimwright/shimwright/internal/testkit"
 )
 
-// A pod is one shim: the pause container and two others are its children and share its namespaces. Each runtime
-// handler finds the shim in its own way.
+// A pod is one shim: the pause container and two others are its children and share its namespaces. A runtime
+// handler names the shim by its type or by its path, and may have options.
 func TestPod(t *testing.T) {
 	n := newNode(t)
-	for _, handler := range []string{"runc", "path"} {
+	// What kubelets choose a handler's pods by. "" is the default handler.
+	handlers := make(map[string]*cri.RuntimeHandlerFeatures)
+	for _, h := range call(n, n.runtime.Status, &cri.StatusRequest{}).RuntimeHandlers {
+		handlers[h.Name] = h.Features
+	}
+	for _, handler := range []string{"", "runc", "path", "toml"} {
+		if f := handlers[handler]; f == nil || !f.UserNamespaces || !f.RecursiveReadOnlyMounts {
+			t.Errorf("handler %q has the features %v, want all", handler, f)
+		}
+	}
+	for _, handler := range []string{"runc", "path", "toml"} {
 		t.Run(handler, func(t *testing.T) {
 			p := n.podOf(handler, "web-"+handler)
 			app, side := p.idle("app"), p.idle("side")
@@ -45,6 +56,13 @@ func TestPod(t *testing.T) {
 			if got, want := app.output("hostname"), "web-"+handler; got != want {
 				t.Errorf("the hostname is %q, want %q", got, want)
 			}
+			states := "/run/containerd/runc"
+			if handler == "toml" {
+				states = n.path("runc")
+			}
+			if _, err := os.Stat(filepath.Join(states, namespace, app.id)); err != nil {
+				t.Errorf("the state is not where the handler's options say: %v", err)
+			}
 			if s := p.status().Status; s.State != cri.PodSandboxState_SANDBOX_READY || s.RuntimeHandler != handler {
 				t.Errorf("the status is %v", s)
 			}
@@ -72,21 +90,6 @@ func hasDir(entries []os.DirEntry) bool {
 		}
 	}
 	return false
-}
-
-// What kubelets choose the runtime's features by.
-func TestRuntimeStatus(t *testing.T) {
-	n := newNode(t)
-	status := call(n, n.runtime.Status, &cri.StatusRequest{})
-	seen := make(map[string]*cri.RuntimeHandlerFeatures)
-	for _, h := range status.RuntimeHandlers {
-		seen[h.Name] = h.Features
-	}
-	for _, name := range []string{"", "runc", "path"} { // "" is the default
-		if f := seen[name]; f == nil || !f.UserNamespaces || !f.RecursiveReadOnlyMounts {
-			t.Errorf("handler %q has the features %v, want all", name, f)
-		}
-	}
 }
 
 // Containers see each other and the node as their pod says.
@@ -189,7 +192,8 @@ func TestPodNetwork(t *testing.T) {
 	}
 }
 
-// Root in a pod with a user namespace is nobody outside, and its files are its own all the same.
+// Root in a pod with a user namespace is nobody outside, its files are its own all the same, and it can open its
+// own streams.
 func TestUserNamespace(t *testing.T) {
 	n := newNode(t)
 	const first, length = 200000, 65536
@@ -221,6 +225,8 @@ func TestUserNamespace(t *testing.T) {
 		{app, "touch /mine /volume/mine && chown 5:6 /mine && stat -c %u:%g /mine", "5:6"},
 		{app, "cat /volume/file", "from outside"},
 		{user, "id -u; touch /volume/users; stat -c %u /volume/users", "1000\n1000"},
+		{app, "echo again >/proc/self/fd/1; echo again >/dev/stdout", "again\nagain"},
+		{user, "echo again >/dev/stdout", "again"},
 	} {
 		if got := c.who.output(c.script); strings.TrimSpace(got) != strings.TrimSpace(c.want) {
 			t.Errorf("%s prints %q, want %q", c.script, got, c.want)
@@ -235,6 +241,18 @@ func TestUserNamespace(t *testing.T) {
 	for name, want := range map[string]int{"mine": 0, "users": 1000} {
 		if got := ownerOf(t, n.path("volume/"+name)); got != want {
 			t.Errorf("outside, the volume's file %s is of user %d, want %d", name, got, want)
+		}
+	}
+	// A container's own streams can be opened again, whoever its user is.
+	for _, c := range []*cri.Int64Value{{Value: 0}, {Value: 1000}} {
+		writer := p.shell(fmt.Sprint("writer-", c.Value), "echo once; echo again >/dev/stdout; echo error >/dev/stderr", func(config *cri.ContainerConfig) {
+			config.Linux.SecurityContext.RunAsUser = c
+		})
+		if s := writer.exited(); s.ExitCode != 0 {
+			t.Errorf("as user %d: %v; the log is %q", c.Value, s, writer.lines(""))
+		}
+		if got, want := strings.Join(writer.lines("stdout"), " "), "once again"; got != want {
+			t.Errorf("as user %d: stdout is %q, want %q", c.Value, got, want)
 		}
 	}
 	if s := app.exec(true, "tty; exit 3").ended(); s.status != 3 || s.stdout != "/dev/pts/0\n" {
