@@ -249,8 +249,10 @@ func TestMappedIDs(t *testing.T) {
 			return []*types.Mount{m("ext4", ext4(t, "a"), append(maps, "loop")...)}
 		}, false},
 		{"overlay of erofs layers", func(t *testing.T) []*types.Mount {
-			return []*types.Mount{m("erofs", erofs(t, "a"), "ro"), m("erofs", erofs(t, "b"), "ro"),
-				m("format/overlay", "overlay", append(maps, "lowerdir={{ overlay 0 1 }}")...)}
+			return []*types.Mount{
+				m("erofs", erofs(t, "a"), "ro"), m("erofs", erofs(t, "b"), "ro"),
+				m("format/overlay", "overlay", append(maps, "lowerdir={{ overlay 0 1 }}")...),
+			}
 		}, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
