@@ -2,6 +2,7 @@ package cgroup2_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -68,10 +69,14 @@ func TestOnCgroup2(t *testing.T) {
 		}
 	}
 
+	disk := filepath.Join(t.TempDir(), "disk") // for limits of block devices
+	if err := errors.Join(os.WriteFile(disk, nil, 0o600), os.Truncate(disk, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), bootTimeout)
 	defer cancel()
 	boot := exec.CommandContext(ctx, linux, "mem=2G", "root=/dev/root", "rootfstype=hostfs", "rootflags="+guest, "rw", "init=/init",
-		"con=null", "con0=null,fd:1", "quiet")
+		"ubd0="+disk, "con=null", "con0=null,fd:1", "quiet")
 	out, err := boot.CombinedOutput() // its status says nothing
 	said := string(out)
 	for _, p := range packages {
