@@ -3,9 +3,11 @@ package cgroup
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/shimwright/shimwright/internal/testkit"
@@ -67,6 +69,51 @@ func TestJoin(t *testing.T) {
 		if strings.Join(joined, " ") != strings.Join(test.joined, " ") {
 			t.Errorf("%s: joined %v, want %v", test.path, joined, test.joined)
 		}
+	}
+}
+
+// A process that joins, and what it starts, is in the group in every hierarchy that has it.
+func TestJoinMovesTheProcess(t *testing.T) {
+	const path = "/shimwright-joined"
+	if os.Getenv("JOIN_AS_CHILD") != "" {
+		if err := Join(path); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command("/bin/cat", "/proc/self/cgroup").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s", out)
+		return
+	}
+	testkit.RequireRoot(t)
+	testkit.NoLeaks(t)
+	dirs, err := filepath.Glob(mountpoint + "/*/" + procs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(mountpoint, procs)); err == nil {
+		dirs = []string{filepath.Join(mountpoint, procs)}
+	}
+	made := 0
+	for _, dir := range dirs {
+		if top, err := filepath.EvalSymlinks(filepath.Dir(dir)); err != nil || top != filepath.Dir(dir) || filepath.Base(top) == "cpuset" {
+			continue // cpuset's groups start without cpus
+		}
+		dir := filepath.Dir(dir) + path
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		made++
+		t.Cleanup(func() {
+			testkit.Await(t, 10*time.Second, "the group's removal", func() bool { return os.Remove(dir) == nil })
+		})
+	}
+	child := exec.Command(os.Args[0], "-test.run=^TestJoinMovesTheProcess$", "-test.v")
+	child.Env = append(os.Environ(), "JOIN_AS_CHILD=1")
+	out, err := child.CombinedOutput()
+	if got := strings.Count(string(out), ":"+path+"\n"); err != nil || made == 0 || got != made {
+		t.Errorf("joined %d of %d groups, %v:\n%s", got, made, err, out)
 	}
 }
 
