@@ -3,6 +3,7 @@ package checkpoint_test
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -211,9 +212,22 @@ func TestStreamsAreFoundAndHandedOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	streams, err := checkpoint.FindStreams([]int{os.Getpid(), 1 << 30}, []string{"/dev/null", fifo, fifo})
-	if err != nil {
+	sleep := exec.Command("sleep", "1000")
+	sleep.Stdout = f
+	if err := sleep.Start(); err != nil {
 		t.Fatal(err)
+	}
+	defer func() {
+		sleep.Process.Kill()
+		sleep.Wait()
+	}()
+	pids := []int{sleep.Process.Pid, 1 << 30}
+	if _, err := checkpoint.FindStreams(pids, []string{"/dev/null", "/other", "/other"}); !errors.Is(err, errdefs.ErrFailedPrecondition) || !strings.Contains(err.Error(), fifo) {
+		t.Errorf("a stream that is not the task's: %v", err)
+	}
+	streams, err := checkpoint.FindStreams(pids, []string{"/dev/null", fifo, fifo})
+	if err != nil || len(streams) != 1 {
+		t.Fatal(streams, err)
 	}
 	dir := t.TempDir()
 	if err := streams.Save(dir); err != nil {

@@ -23,8 +23,8 @@ var advice = []struct{ criu, ours string }{
 	{"--shell-job", "the checkpoint option terminal allows it"},
 }
 
-// quoted is how many of a log's errors are quoted: the first ones say what went wrong, the others what that led to.
-const quoted = 3
+// quoted is how many of a log's errors are quoted, the last ones: before them criu tells of what it can do without.
+const quoted = 4
 
 // Explain adds to err, of a criu that failed, where its log is and what that says.
 func Explain(err error, log string) error {
@@ -36,7 +36,7 @@ func Explain(err error, log string) error {
 	var lines, hints []string
 	for s := bufio.NewScanner(f); s.Scan(); {
 		line := s.Text()
-		if strings.Contains(line, "Error (") && len(lines) < quoted {
+		if strings.Contains(line, "Error (") {
 			lines = append(lines, line)
 		}
 		for _, a := range advice {
@@ -48,5 +48,6 @@ func Explain(err error, log string) error {
 	if len(lines) == 0 {
 		lines = []string{"no error; `criu check` tells whether criu works with this kernel"}
 	}
+	lines = lines[max(0, len(lines)-quoted):]
 	return fmt.Errorf("%w: %s: %s%s", err, log, strings.Join(lines, " / "), strings.Join(hints, ""))
 }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -25,8 +26,8 @@ type Streams map[string]int
 // streamsFile keeps the Streams in an image.
 const streamsFile = "streams.json"
 
-// FindStreams looks through the open files of pids. paths are those of the first process's streams; what belongs to an
-// exec counts as stdin or stdout.
+// FindStreams looks through the open files of pids. paths are those of the task's streams. ErrFailedPrecondition: there are
+// others outside, of an exec, for which a restored task would have nothing.
 func FindStreams(pids []int, paths []string) (Streams, error) {
 	outside, err := mountIDs("self")
 	if err != nil {
@@ -54,15 +55,12 @@ func FindStreams(pids []int, paths []string) (Streams, error) {
 			if err != nil {
 				continue
 			}
-			stream := slices.Index(paths, path)
-			switch {
-			case stream >= 0:
-			case writable:
-				stream = 1
-			case kind == unix.S_IFIFO:
-				stream = 0
-			default: // no stream: criu may say what it thinks of it
+			stream := slices.Index(paths, strings.TrimSuffix(path, " (deleted)"))
+			if stream < 0 && kind == unix.S_IFREG && !writable { // no stream: criu may say what it thinks of it
 				continue
+			}
+			if stream < 0 {
+				return nil, fmt.Errorf("process %d has %s open, which is outside the container and no stream of the task's: end the exec that it belongs to: %w", pid, path, errdefs.ErrFailedPrecondition)
 			}
 			found[fmt.Sprintf("file[%x:%x]", mount, st.Ino)] = stream
 		}

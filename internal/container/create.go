@@ -18,10 +18,11 @@ import (
 	"github.com/shimwright/shimwright/task"
 )
 
-// Create makes the container of r.Spec, with its init waiting for Start. On error nothing of it is left.
+// Create makes the container of r.Spec, with its init waiting for Start. On error nothing of it is left. If r names a
+// checkpoint there is nothing before Start, which then makes it all.
 //
 // ErrInvalidArgument: the spec or the options cannot be used. ErrAlreadyExists: the id is taken. ErrNotImplemented: the
-// options name another OCI runtime, or r a checkpoint.
+// options name another OCI runtime. ErrNotFound, ErrFailedPrecondition: there is no such checkpoint, or no criu.
 func (e *Engine) Create(ctx context.Context, r *task.CreateRequest) (task.Task, error) {
 	o, err := options.Decode(r.Options)
 	if err != nil {
@@ -30,15 +31,15 @@ func (e *Engine) Create(ctx context.Context, r *task.CreateRequest) (task.Task, 
 	if err := own(o); err != nil {
 		return nil, err
 	}
-	if r.Checkpoint != "" {
-		return nil, fmt.Errorf("restore from a checkpoint: %w", errdefs.ErrNotImplemented)
-	}
 	if err := options.Write(r.Bundle, o); err != nil {
 		return nil, err
 	}
-	t := &Task{engine: e, id: r.ID, states: e.states(o), uid: int(o.IoUid), gid: int(o.IoGid)}
+	t := newTask(e, r, o)
 	if err := t.own(&r.IO); err != nil {
 		return nil, err
+	}
+	if r.Checkpoint != "" {
+		return e.createRestored(ctx, r, o)
 	}
 	f := newFlight()
 	if err := e.fly(ctx, f, func() error { return t.create(f, r, o) }); err != nil {
@@ -47,24 +48,34 @@ func (e *Engine) Create(ctx context.Context, r *task.CreateRequest) (task.Task, 
 	return t, nil
 }
 
-// create is Create on a thread of its own: libcontainer takes relative paths to be in the current directory, and a
+func newTask(e *Engine, r *task.CreateRequest, o *options.Options) *Task {
+	return &Task{engine: e, id: r.ID, bundle: r.Bundle, states: e.states(o), uid: int(o.IoUid), gid: int(o.IoGid)}
+}
+
+// prepare translates r on a thread of its own: libcontainer takes relative paths to be in the current directory, and a
 // shim serves many bundles.
-func (t *Task) create(f *flight, r *task.CreateRequest, o *options.Options) (err error) {
+func prepare(r *task.CreateRequest, o *options.Options) (*libcontainer.Process, *configs.Config, error) {
 	if err := unix.Chdir(r.Bundle); err != nil {
-		return &os.PathError{Op: "chdir", Path: r.Bundle, Err: err}
+		return nil, nil, &os.PathError{Op: "chdir", Path: r.Bundle, Err: err}
 	}
 	if r.Spec == nil {
-		return fmt.Errorf("the bundle has no config.json: %w", errdefs.ErrInvalidArgument)
+		return nil, nil, fmt.Errorf("the bundle has no config.json: %w", errdefs.ErrInvalidArgument)
 	}
 	if r.Spec.Linux == nil { // without namespaces it would mount over the host's own
-		return fmt.Errorf("linux property must not be empty: %w", errdefs.ErrInvalidArgument)
+		return nil, nil, fmt.Errorf("linux property must not be empty: %w", errdefs.ErrInvalidArgument)
 	}
 	p, err := newProcess(r.Spec.Process)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	p.Init = true
 	config, err := newConfig(r.ID, r.Spec, o)
+	return p, config, err
+}
+
+// create is Create on a thread of its own.
+func (t *Task) create(f *flight, r *task.CreateRequest, o *options.Options) (err error) {
+	p, config, err := prepare(r, o)
 	if err != nil {
 		return err
 	}

@@ -66,7 +66,7 @@ func ociFeatures() *features.Features {
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: yes}},
 			NetDevices:      &features.NetDevices{Enabled: yes},
 		},
-		Annotations:                        map[string]string{runcfeatures.AnnotationRuncCheckpointEnabled: "false"},
+		Annotations:                        map[string]string{runcfeatures.AnnotationRuncCheckpointEnabled: "true"},
 		PotentiallyUnsafeConfigAnnotations: []string{"bundle", "org.systemd.property.", "org.criu.config"},
 	}
 	if v := libcontainerVersion(); v != "" {

@@ -26,6 +26,7 @@ const patience = 10 * time.Second
 type Task struct {
 	engine  *Engine
 	id      string
+	bundle  string
 	states  string       // the directory of the namespace's states
 	group   cgroup.Group // where it runs
 	private bool         // it has a pid namespace of its own, which ends with its init
@@ -43,6 +44,9 @@ func (t *Task) own(io *task.IO) error {
 	}
 	return io.Chown(t.uid, t.gid)
 }
+
+// state is the directory of the container's state.
+func (t *Task) state() string { return filepath.Join(t.states, t.id) }
 
 // PID is the init's process id.
 func (t *Task) PID() int { return t.child.PID() }

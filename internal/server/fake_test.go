@@ -134,6 +134,7 @@ type fakeTask struct {
 func (t *fakeTask) Exec(_ context.Context, r *task.ExecRequest) (task.Process, error) {
 	return t.runtime.process(r.ID), nil
 }
+
 func (t *fakeTask) Checkpoint(_ context.Context, r *task.CheckpointRequest) error {
 	return t.runtime.dump(t, r)
 }
