@@ -73,7 +73,7 @@ var next = map[Op]map[State]State{
 	OpDelete:     {Created: Deleted, Stopped: Deleted},
 	OpUpdate:     {Created: Created, Running: Running, Paused: Paused},
 	OpStats:      {Created: Created, Running: Running, Paused: Paused, Stopped: Stopped},
-	OpPids:       {Created: Created, Running: Running, Paused: Paused},
+	OpPids:       {Created: Created, Running: Running, Paused: Paused, Stopped: Stopped},
 	OpCheckpoint: {Running: Running, Paused: Paused},
 }
 

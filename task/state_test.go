@@ -27,7 +27,7 @@ func TestEveryOpInEveryState(t *testing.T) {
 		OpDelete:     {"deleted", pre, pre, "deleted", none},
 		OpUpdate:     {"created", "running", "paused", pre, none},
 		OpStats:      {"created", "running", "paused", "stopped", none},
-		OpPids:       {"created", "running", "paused", pre, none},
+		OpPids:       {"created", "running", "paused", "stopped", none},
 		OpCheckpoint: {pre, "running", "paused", pre, none},
 	} {
 		for i, from := range states {

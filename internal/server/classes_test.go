@@ -152,6 +152,27 @@ func TestMissingPartsAreNotImplemented(t *testing.T) {
 	}
 }
 
+// A daemon that comes back deletes a task that lists no process, and its exit with it.
+func TestStoppedTaskListsItsFirstProcess(t *testing.T) {
+	for name, rt := range map[string]*fakeRuntime{"with a list of its own": {}, "without": {spare: true}} {
+		t.Run(name, func(t *testing.T) {
+			h := serve(t, rt)
+			h.create("a", true)
+			pid := do[taskapi.StateResponse](h, "State", &taskapi.StateRequest{ID: "a"}).Pid
+			do[emptypb.Empty](h, "Kill", &taskapi.KillRequest{ID: "a", Signal: 9})
+			do[taskapi.WaitResponse](h, "Wait", &taskapi.WaitRequest{ID: "a"})
+			pids := do[taskapi.PidsResponse](h, "Pids", &taskapi.PidsRequest{ID: "a"})
+			if len(pids.Processes) != 1 || pids.Processes[0].Pid != pid {
+				t.Errorf("a stopped task lists %v, want its first process %d", pids, pid)
+			}
+			do[taskapi.DeleteResponse](h, "Delete", &taskapi.DeleteRequest{ID: "a"})
+			if err := h.call("Pids", &taskapi.PidsRequest{ID: "a"}, &taskapi.PidsResponse{}); !errors.Is(err, errdefs.ErrNotFound) {
+				t.Errorf("a deleted task: %v", err)
+			}
+		})
+	}
+}
+
 func TestCallersContext(t *testing.T) {
 	h := serve(t, new(fakeRuntime))
 	h.create("a", true)

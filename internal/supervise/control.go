@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"context"
+	"slices"
 
 	"github.com/shimwright/shimwright/task"
 	"google.golang.org/protobuf/proto"
@@ -83,7 +84,8 @@ type PID struct {
 	ExecID string
 }
 
-// PIDs lists a task's processes. It does not wait for other operations.
+// PIDs lists a task's processes. It does not wait for other operations. The first process is in the list until the task
+// is deleted, as one that nobody has waited for is in that of ps: daemons take a task without pids for one that never was.
 func (s *Supervisor) PIDs(ctx context.Context, id string) ([]PID, error) {
 	t, err := s.task(id)
 	if err != nil {
@@ -108,6 +110,9 @@ func (s *Supervisor) PIDs(ctx context.Context, id string) ([]PID, error) {
 		for pid := range known {
 			pids = append(pids, pid)
 		}
+	}
+	if init := t.init.PID(); init != 0 && !slices.Contains(pids, init) {
+		pids = append(pids, init)
 	}
 	all := make([]PID, len(pids))
 	for i, pid := range pids {
