@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing, and nothing else, on Debian and Ubuntu:
 #   hack/deps.sh build    a C compiler and libseccomp, for static binaries; a static busybox, for the demo's container
-#   hack/deps.sh test     build's, gotestsum, user-mode Linux, containerd (the daemon, ctr, its own shim and runc), criu,
-#                         two CNI plugins, erofs-utils and e2fsprogs
+#   hack/deps.sh test     build's, gotestsum, user-mode Linux, containerd (the daemon, ctr, its own shim and runc), three
+#                         older ones (the daemon and ctr), criu, two CNI plugins, erofs-utils and e2fsprogs
 #   hack/deps.sh lint     build's and golangci-lint
 # Tools are built with go install, once, and kept below ~/.cache/shimwright/tools (SHIMWRIGHT_TOOLS).
 set -euo pipefail
@@ -60,18 +60,15 @@ go_tool() {
 	say "built in $((SECONDS - began)) s: ${file%/*}"
 }
 
-# foreign_criu: unpacks the criu of a newer Debian with every library of it, beside the system: Debian 12's does not work
-# on newer kernels, Ubuntu 24.04 has none. apt-get does it, with a state of its own, and checks the signatures.
-foreign_criu() {
-	[[ -x $criu_dir/criu ]] && return
-	local keys=/usr/share/keyrings/debian-archive-keyring.gpg new deb
+# unpack_debian DIR SUITE PACKAGE[=VERSION]: unpacks the package of that Debian, and every library of it, into DIR/root.
+# Nothing is installed. apt-get does it, with a state of its own, and checks the signatures.
+unpack_debian() {
+	local new=$1 suite=$2 package=$3 keys=/usr/share/keyrings/debian-archive-keyring.gpg deb
 	[[ -e $keys ]] || system_packages debian-archive-keyring
-	say "unpacking criu of Debian $criu_suite (once)"
-	mkdir -p "$tools"
-	new=$(mktemp -d "$tools/new.XXXXXX")
+	say "unpacking ${package%%=*} of Debian $suite (once)"
 	mkdir -p "$new"/apt/{lists,cache/archives}/partial
 	: >"$new/apt/status" # nothing is installed: all of the libraries are wanted
-	echo "deb [signed-by=$keys] http://deb.debian.org/debian $criu_suite main" >"$new/apt/sources.list"
+	echo "deb [signed-by=$keys] http://deb.debian.org/debian $suite main" >"$new/apt/sources.list"
 	cat >"$new/apt/apt.conf" <<-EOF
 		Dir::State "$new/apt";
 		Dir::State::status "$new/apt/status";
@@ -86,15 +83,25 @@ foreign_criu() {
 		APT::Sandbox::User "root";
 	EOF
 	if ! { APT_CONFIG=$new/apt/apt.conf apt-get update -qq &&
-		APT_CONFIG=$new/apt/apt.conf apt-get install -qq -y --download-only criu; } </dev/null >&2; then
+		APT_CONFIG=$new/apt/apt.conf apt-get install -qq -y --download-only "$package"; } </dev/null >&2; then
 		rm -rf "$new"
-		die "criu of Debian $criu_suite is not to be had"
+		die "$package of Debian $suite is not to be had"
 	fi
 	for deb in "$new"/apt/cache/archives/*.deb; do
 		dpkg-deb --extract "$deb" "$new/root"
 	done
 	rm -rf "$new/apt" "$new"/root/usr/share "$new"/root/usr/lib/*/gconv
 	chmod 755 "$new"
+}
+
+# foreign_criu: the criu of a newer Debian, beside the system: Debian 12's does not work on newer kernels, Ubuntu 24.04
+# has none.
+foreign_criu() {
+	[[ -x $criu_dir/criu ]] && return
+	local new
+	mkdir -p "$tools"
+	new=$(mktemp -d "$tools/new.XXXXXX")
+	unpack_debian "$new" "$criu_suite" criu
 	# By its own loader, and not by a variable: what criu starts, such as tar, is the system's.
 	cat >"$new/criu" <<-'EOF'
 		#!/bin/sh
@@ -104,6 +111,41 @@ foreign_criu() {
 	chmod 755 "$new/criu"
 	"$new/criu" --version >&2 || { rm -rf "$new"; die "criu of Debian $criu_suite does not run here"; }
 	mv -T "$new" "$criu_dir"
+}
+
+# older_containerds: the daemon and ctr of each older release that the tests start. 1.6 is the package that Debian 12
+# has, and needs no library but the system's. Releases with exclude directives cannot be had by go install. Left out is
+# what the tests do not use.
+older_containerds() {
+	local version module source dir new began
+	for version in $older_containerd_versions; do
+		dir=$tools/containerd-$version began=$SECONDS
+		[[ ! -x $dir/ctr ]] || continue
+		mkdir -p "$tools"
+		new=$(mktemp -d "$tools/new.XXXXXX")
+		case $version in
+		1.6.*)
+			unpack_debian "$new" bookworm "containerd=$version~*"
+			mv "$new"/root/usr/bin/{containerd,ctr} "$new"
+			rm -rf "$new/root"
+			;;
+		*)
+			say "building containerd $version (once; a few minutes on a small machine)"
+			module=github.com/containerd/containerd
+			[[ $version == 1.* ]] || module+=/v2
+			source=$(cd / && GOFLAGS= go mod download -json "$module@v$version" | sed -n 's/^\t"Dir": "\(.*\)",*$/\1/p')
+			if ! (GOFLAGS= CGO_ENABLED=0 go build -C "$source" -mod=readonly -buildvcs=false -o "$new/" -ldflags '-s -w' \
+				-tags 'no_btrfs no_devmapper no_zfs no_aufs no_cri no_tracing' ./cmd/containerd ./cmd/ctr 2>&1 |
+				grep -v '^go: downloading' >&2; exit "${PIPESTATUS[0]}"); then
+				rm -rf "$new"
+				die "containerd $version does not build"
+			fi
+			;;
+		esac
+		chmod 755 "$new"
+		mv -T "$new" "$dir"
+		say "there in $((SECONDS - began)) s: $dir"
+	done
 }
 
 command -v go >/dev/null || die "Go is missing: https://go.dev/doc/install"
@@ -122,8 +164,9 @@ for what in "${@:-build}"; do
 		CGO_ENABLED=0 go_tool "$peer_dir/containerd-shim-runc-v2" -tags no_grpc -ldflags '-s -w' \
 			"$containerd/containerd-shim-runc-v2@v$containerd_version"
 		go_tool "$peer_dir/runc" -tags seccomp "github.com/opencontainers/runc@v$runc_version"
-#   hack/deps.sh test     build's, gotestsum, user-mode Linux, containerd (the daemon, ctr, its own shim and runc), criu,
-#                         two CNI plugins
+		foreign_criu
+		CGO_ENABLED=0 go_tool "$cni_dir/host-local" "$cni/main/ptp@v$cni_version" "$cni/ipam/host-local@v$cni_version"
+		older_containerds
 		;;
 	lint) go_tool "$golangci_lint" "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$golangci_version" ;;
 	*) die "unknown: $what" ;;
