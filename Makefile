@@ -46,6 +46,11 @@ test-cri: ## run the tests with containerd's CRI plugin: pods, as a kubelet has 
 	@hack/deps.sh test
 	@hack/test.sh ./test/cri/...
 
+.PHONY: test-daemons
+test-daemons: ## run the tests with every containerd in use, 1.6 to 2.4 (root)
+	@hack/deps.sh test
+	@hack/test-daemons.sh
+
 .PHONY: test-v2
 test-v2: ## run the engine's tests on cgroup v2, in user-mode Linux (root)
 	@hack/deps.sh test

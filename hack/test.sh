@@ -8,7 +8,7 @@ mkdir -p bin
 
 # One package after the other: tests look at the whole machine for what they left behind.
 # With -buildvcs=false the build does not depend on who owns the checkout.
-export SHIMWRIGHT_TEST_TOOLS=$containerd_dir PATH=$criu_dir:$PATH:$peer_dir
+export SHIMWRIGHT_TOOLS=$tools PATH=$criu_dir:$PATH:$peer_dir
 exec "$gotestsum" --format "${SHIMWRIGHT_TEST_FORMAT:-pkgname}" \
 	--format-hide-empty-pkg --jsonfile bin/test.json -- \
 	-race -count=1 -buildvcs=false -tags no_grpc,seccomp -p 1 -timeout 20m "$@"

@@ -674,12 +674,8 @@ func TestCreateThatFailsLeavesNothing(t *testing.T) {
 	}
 }
 
-// TestContainerdsShim looks for containerd's own shim, and the runc that it calls, where the daemon of other tests is,
-// and in PATH.
+// TestContainerdsShim looks for containerd's own shim, and the runc that it calls, in PATH.
 func TestContainerdsShim(t *testing.T) {
-	if tools := os.Getenv("SHIMWRIGHT_TEST_TOOLS"); tools != "" {
-		t.Setenv("PATH", tools+":"+os.Getenv("PATH"))
-	}
 	shim, err := exec.LookPath("containerd-shim-runc-v2")
 	if err != nil {
 		testkit.Missing(t, "needs containerd's shim in PATH")

@@ -22,8 +22,7 @@ import (
 )
 
 const (
-	version = "2.4.2"
-	shim    = "containerd-shim-runc-v2"
+	shim = "containerd-shim-runc-v2"
 
 	// patience is how long anything may take that takes a second on a slow machine.
 	patience = 30 * time.Second
@@ -34,7 +33,8 @@ var foreign = os.Getenv("SHIMWRIGHT_TEST_SHIM")
 
 // A daemon is a containerd of the test's own: its directories, its socket, its namespace.
 type daemon struct {
-	t      *testing.T
+	t *testing.T
+	release
 	dir    string // everything that it writes, short enough for sockets
 	tools  string // has containerd and ctr
 	shim   string // the shim binary that it finds
@@ -57,8 +57,14 @@ func newDaemon(t *testing.T) *daemon {
 // newDaemonLogging starts a daemon that logs at that level. Its shims are told debug or info.
 func newDaemonLogging(t *testing.T, level string) *daemon {
 	t.Helper()
+	return newDaemonOf(t, chosen(t), level)
+}
+
+// newDaemonOf starts a daemon of that release.
+func newDaemonOf(t *testing.T, r release, level string) *daemon {
+	t.Helper()
 	testkit.RequireRoot(t)
-	d := &daemon{t: t, tools: tools(t), ns: "shimwright-" + strings.ToLower(rand.Text()[:8]), sockets: sockets()}
+	d := &daemon{t: t, release: r, tools: r.tools(t), ns: "shimwright-" + strings.ToLower(rand.Text()[:8]), sockets: sockets()}
 	d.shim = filepath.Join(foreign, shim)
 	if foreign == "" {
 		d.shim = testkit.Build(t, "./cmd/"+shim)
@@ -77,16 +83,7 @@ func newDaemonLogging(t *testing.T, level string) *daemon {
 			t.Error(err)
 		}
 	})
-	// What is of no use here would only make it start later.
-	config := fmt.Sprintf(`version = 3
-root = %[1]q
-state = %[2]q
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.erofs"]
-[grpc]
-  address = %[3]q
-[debug]
-  level = %[4]q
-`, d.path("root"), d.path("state"), d.path("containerd.sock"), level)
+	config := r.config(d.path("root"), d.path("state"), d.path("containerd.sock"), level)
 	if err := os.WriteFile(d.path("config.toml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -106,29 +103,6 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", 
 		d.stop(syscall.SIGTERM)
 	})
 	return d
-}
-
-// tools finds the directory that has containerd and ctr.
-func tools(t *testing.T) string {
-	t.Helper()
-	dir := os.Getenv("SHIMWRIGHT_TEST_TOOLS")
-	if dir == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			t.Fatal(err)
-		}
-		dir = filepath.Join(cache, "shimwright", "tools", "containerd-"+version)
-	}
-	for _, name := range []string{"containerd", "ctr"} {
-		out, err := exec.CommandContext(t.Context(), filepath.Join(dir, name), "--version").Output()
-		if err != nil {
-			testkit.Missing(t, "needs containerd and ctr %s (make deps): %v", version, err)
-		}
-		if !strings.Contains(string(out), version) {
-			testkit.Missing(t, "needs containerd and ctr %s (make deps); %s says: %s", version, filepath.Join(dir, name), out)
-		}
-	}
-	return dir
 }
 
 func (d *daemon) path(name string) string { return filepath.Join(d.dir, name) }

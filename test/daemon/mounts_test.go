@@ -94,7 +94,7 @@ func TestSnapshotters(t *testing.T) {
 			testkit.Missing(t, "needs %s (make deps)", tool)
 		}
 	}
-	d := newDaemon(t)
+	d := newDaemonOf(t, releases[len(releases)-1], "info") // older ones have fewer
 	d.reconfigure()
 	archive := d.writeImage()
 	mapped := []string{"--uidmap", "0:100000:65536", "--gidmap", "0:200000:65536", "--remap-labels"}

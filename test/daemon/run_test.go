@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -28,6 +29,9 @@ func TestRun(t *testing.T) {
 		{name: "read-only", options: []string{"--read-only"}, command: []string{"sh", "-c", "touch /x 2>/dev/null || echo refused"}, stdout: "refused\n"},
 	}
 	for _, test := range tests {
+		if slices.Contains(test.options, "--user") && !d.users {
+			continue
+		}
 		t.Run(test.name, func(t *testing.T) {
 			got, err := d.try(d.rootfsRun(append(test.options, "--rm"), test.name, test.command...)...)
 			if err != nil {
