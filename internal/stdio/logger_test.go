@@ -151,6 +151,11 @@ func TestLoggerOfOneStream(t *testing.T) {
 		} else {
 			wait(t, s, run(t, s, "echo out; echo err >&2"))
 		}
+		for _, l := range s.loggers { // they see the end now, and not with the task's deletion
+			if !ends(l.done, 20*time.Second) {
+				t.Errorf("%s outlives the process, terminal %t", l.path, terminal)
+			}
+		}
 		s.Close()
 		a.has("err", "")
 		if terminal {
