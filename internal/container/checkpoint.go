@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -136,10 +135,8 @@ func (t *Task) dump(ctx context.Context, c *libcontainer.Container, o *libcontai
 // has made them.
 const emptyNamespaces = unix.CLONE_NEWNET
 
-// end waits until a container is dead that criu has killed. A paused one is thawed for that.
+// end waits until a container is dead that criu has killed, and thawed for that if it was paused.
 func (t *Task) end(ctx context.Context) error {
-	_ = t.child.Signal(syscall.SIGKILL)
-	t.group.Thaw()
 	select {
 	case <-t.child.Done():
 		return nil
