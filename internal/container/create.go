@@ -2,13 +2,16 @@ package container
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runc/libcontainer/configs/validate"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -79,13 +82,17 @@ func (t *Task) create(f *flight, r *task.CreateRequest, o *options.Options) (err
 	if err != nil {
 		return err
 	}
+	if fields := unmet(r.Spec); len(fields) > 0 {
+		t.engine.log.Warn("the spec asks for what cannot be had here", "id", t.id, "fields", fields)
+	}
+	t.hooks = takeHooks(r.ID, config)
 	var c *libcontainer.Container
 	err = guard(func() error {
 		c, err = libcontainer.Create(t.states, r.ID, config)
 		return err
 	})
 	if err != nil {
-		return classify(err)
+		return refused(config, err)
 	}
 	defer func() {
 		if err != nil {
@@ -133,15 +140,42 @@ func (t *Task) undo(c *libcontainer.Container) {
 		_ = t.child.Signal(unix.SIGKILL)
 		<-t.child.Done()
 	}
-	err := guard(c.Destroy)
-	if err == nil {
-		return
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
+	poststop := t.engine.takePoststop(t.id, c)
+	if guard(c.Destroy) == nil {
+		poststop(ctx)
+		return
+	}
 	if err := t.engine.remove(ctx, t.states, t.id, t.group); err != nil {
 		t.engine.log.Error("undo create", "id", t.id, "err", err)
 	}
+}
+
+// refused gives an error of libcontainer.Create its class: a config that is not valid is the spec's fault, unless it is a
+// file that is missing.
+func refused(config *configs.Config, err error) error {
+	invalid := guard(func() error { return validate.Validate(config) })
+	if invalid != nil && !errors.Is(invalid, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return classify(err)
+}
+
+// withoutDefaults is spec without the mount option "defaults", which means nothing, and which libcontainer would hand to
+// the file system.
+func withoutDefaults(spec *specs.Spec) *specs.Spec {
+	plain := *spec
+	plain.Mounts = append([]specs.Mount(nil), spec.Mounts...)
+	for i, m := range plain.Mounts {
+		plain.Mounts[i].Options = nil
+		for _, o := range m.Options {
+			if o != "defaults" {
+				plain.Mounts[i].Options = append(plain.Mounts[i].Options, o)
+			}
+		}
+	}
+	return &plain
 }
 
 // newConfig translates the spec, relative to the current directory.
@@ -152,7 +186,7 @@ func newConfig(id string, spec *specs.Spec, o *options.Options) (config *configs
 			UseSystemdCgroup: o.SystemdCgroup,
 			NoPivotRoot:      o.NoPivotRoot,
 			NoNewKeyring:     o.NoNewKeyring,
-			Spec:             spec,
+			Spec:             withoutDefaults(spec),
 			RootlessEUID:     os.Geteuid() != 0,
 			RootlessCgroups:  rootless(),
 		})

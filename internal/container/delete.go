@@ -221,18 +221,24 @@ func readable(ctx context.Context, pidfd *os.File) error {
 // remove frees container id, whose processes have ended: the cgroup, and the state below states. What is not there is no
 // error.
 func (e *Engine) remove(ctx context.Context, states, id string, group cgroup.Group) error {
-	c, err := load(states, id)
-	if err == nil {
-		err = e.fly(ctx, newFlight(), func() error { return guard(c.Destroy) }) // it may run hooks
+	poststop := func(context.Context) {}
+	if c, err := load(states, id); err == nil {
+		poststop = e.takePoststop(id, c)
+		_ = guard(c.Destroy) // what it leaves, wipe removes
 	}
-	dir := filepath.Join(states, id)
-	if _, lerr := os.Lstat(dir); errors.Is(lerr, fs.ErrNotExist) {
-		if err != nil && !errors.Is(err, errdefs.ErrNotFound) {
-			e.log.Warn("a poststop hook failed", "id", id, "err", err)
-		}
+	if err := wipe(ctx, filepath.Join(states, id), group); err != nil {
+		return err
+	}
+	poststop(ctx)
+	return nil
+}
+
+// wipe frees what a container with a torn state, or with something left in its cgroup, has: the cgroup, and the state,
+// dir. What is not there is no error.
+func wipe(ctx context.Context, dir string, group cgroup.Group) error {
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	// The state is torn, or something is left in the cgroup.
 	if err := group.Kill(ctx); err != nil {
 		return err
 	}

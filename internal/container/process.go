@@ -80,9 +80,32 @@ func check(p *specs.Process) error {
 	case p.SelinuxLabel != "" && !selinux.GetEnabled():
 		return errors.New("selinux label is specified in config, but selinux is disabled or not supported")
 	}
+	if err := checkScheduling(p); err != nil {
+		return err
+	}
 	for _, id := range append([]uint32{p.User.UID, p.User.GID}, p.User.AdditionalGids...) {
 		if id > math.MaxInt32 {
 			return fmt.Errorf("uids and gids end at %d, %d is beyond", math.MaxInt32, id)
+		}
+	}
+	return nil
+}
+
+// checkScheduling refuses what the init would refuse when the container or the exec is half made.
+func checkScheduling(p *specs.Process) error {
+	if p.Scheduler != nil {
+		if _, err := configs.ToSchedAttr(p.Scheduler); err != nil {
+			return err
+		}
+	}
+	if io := p.IOPriority; io != nil {
+		switch io.Class {
+		case specs.IOPRIO_CLASS_RT, specs.IOPRIO_CLASS_BE, specs.IOPRIO_CLASS_IDLE:
+		default:
+			return fmt.Errorf("invalid ioPriority.Class: %q", io.Class)
+		}
+		if io.Priority < 0 || io.Priority > 7 {
+			return fmt.Errorf("invalid ioPriority.Priority: %d", io.Priority)
 		}
 	}
 	return nil

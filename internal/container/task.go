@@ -31,6 +31,7 @@ type Task struct {
 	group   cgroup.Group // where it runs
 	private bool         // it has a pid namespace of its own, which ends with its init
 	child   *reap.Child  // the init
+	hooks   startHooks
 	ooms    *cgroup.OOMWatch
 	struck  atomic.Bool // somebody sent SIGKILL
 
@@ -51,15 +52,21 @@ func (t *Task) state() string { return filepath.Join(t.states, t.id) }
 // PID is the init's process id.
 func (t *Task) PID() int { return t.child.PID() }
 
-// Start lets the init, which waits at a FIFO, run the user's program. An init that does not is killed when ctx ends.
+// Start lets the init, which waits at a FIFO, run the user's program, and then the poststart hooks. The container is
+// killed if a hook fails, or if all this is not done when ctx ends.
 //
 // It is done here rather than by libcontainer, whose way leaves a goroutine in open(2) if the init dies meanwhile.
 func (t *Task) Start(ctx context.Context) error {
+	init, _ := program(t.PID()) // of a dead one nothing is known, nor will it be started
 	err := t.start(ctx)
+	started := err == nil
+	if started {
+		err = t.runHooks(ctx, init)
+	}
 	if err == nil {
 		return nil
 	}
-	if ctx.Err() != nil && t.child.Signal(syscall.SIGKILL) == nil {
+	if (started || ctx.Err() != nil) && t.child.Signal(syscall.SIGKILL) == nil {
 		t.group.Thaw()
 	}
 	return fmt.Errorf("OCI runtime start failed: %w", err)

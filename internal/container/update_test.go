@@ -90,7 +90,8 @@ func TestUpdate(t *testing.T) {
 		},
 		{
 			"shares", &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: new(uint64(512))}},
-			files{"cpu.shares": "512"}, files{"cpu.weight": "59"},
+			files{"cpu.shares": "512"},
+			files{"cpu.weight": "59"},
 		},
 		{
 			"more memory", &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(128 << 20)), Swap: new(int64(128 << 20)), CheckBeforeUpdate: new(true)}},
@@ -99,7 +100,8 @@ func TestUpdate(t *testing.T) {
 		},
 		{
 			"pids", &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(33))}},
-			files{"pids.max": "33"}, files{"pids.max": "33"},
+			files{"pids.max": "33"},
+			files{"pids.max": "33"},
 		},
 		{
 			"rates", &specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{
@@ -118,11 +120,13 @@ func TestUpdate(t *testing.T) {
 		},
 		{
 			"idle", &specs.LinuxResources{CPU: &specs.LinuxCPU{Idle: new(int64(1))}},
-			files{"cpu.idle": "1", "cpu.shares": "3"}, files{"cpu.idle": "1", "cpu.weight": "0"},
+			files{"cpu.idle": "1", "cpu.shares": "3"},
+			files{"cpu.idle": "1", "cpu.weight": "0"},
 		},
 		{
 			"not idle", &specs.LinuxResources{CPU: &specs.LinuxCPU{Idle: new(int64(0))}},
-			files{"cpu.idle": "0", "cpu.shares": "1024"}, files{"cpu.idle": "0", "cpu.weight": "100"},
+			files{"cpu.idle": "0", "cpu.shares": "1024"},
+			files{"cpu.idle": "0", "cpu.weight": "100"},
 		},
 		{
 			"no limits", &specs.LinuxResources{
