@@ -13,7 +13,8 @@ import (
 // Build builds a main package of the project ("./cmd/containerd-shim-runc-v2", "./examples/hello") as
 // releases are built, with hack/build.sh, and returns the binary's absolute path. Its name is the
 // package's last element. It is built once per test process and kept in bin/test, where the next
-// process finds it up to date.
+// process finds it up to date. Where there is no compiler, SHIMWRIGHT_TEST_BIN names a directory that has the
+// binaries already.
 func Build(t testing.TB, pkg string) string {
 	t.Helper()
 	once, _ := builds.LoadOrStore(pkg, sync.OnceValues(func() (string, error) { return build(pkg) }))
