@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"testing"
 
 	"github.com/shimwright/shimwright/internal/testkit"
@@ -20,8 +21,24 @@ const (
 	pauseImage   = "localhost/shimwright/pause:1"
 )
 
-// writeImages makes an archive, as `docker save` does, of the images that the tests use.
-func writeImages(t *testing.T, path string) {
+// packed is the archive of the images, once a test has made it.
+var packed struct {
+	sync.Mutex
+	images []byte
+}
+
+// images is an archive, as `docker save` makes it, of what the tests run.
+func images(t *testing.T) []byte {
+	t.Helper()
+	packed.Lock()
+	defer packed.Unlock()
+	if packed.images == nil {
+		packed.images = pack(t)
+	}
+	return packed.images
+}
+
+func pack(t *testing.T) []byte {
 	t.Helper()
 	pause := t.TempDir()
 	binary, err := os.ReadFile(testkit.Build(t, "./test/cri/pause"))
@@ -40,12 +57,8 @@ func writeImages(t *testing.T, path string) {
 	}
 	a.files["manifest.json"] = manifest
 
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	w := tar.NewWriter(f)
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
 	for name, content := range a.files {
 		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content))}); err != nil {
 			t.Fatal(err)
@@ -57,6 +70,7 @@ func writeImages(t *testing.T, path string) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
+	return out.Bytes()
 }
 
 // An archive of images is being collected.

@@ -1,6 +1,7 @@
 package cri_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -247,11 +248,11 @@ func (n *node) stop(sig syscall.Signal) {
 // load gives the node its images.
 func (n *node) load() {
 	n.t.Helper()
-	writeImages(n.t, n.path("images.tar"))
 	ctx, cancel := context.WithTimeout(n.t.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(n.tools, containerdTools, "ctr"),
-		"--address", n.path("containerd.sock"), "--namespace", namespace, "images", "import", n.path("images.tar"))
+		"--address", n.path("containerd.sock"), "--namespace", namespace, "images", "import", "-")
+	cmd.Stdin = bytes.NewReader(images(n.t))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		n.t.Fatalf("ctr images import: %v\n%s", err, out)
 	}
