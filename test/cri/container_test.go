@@ -257,10 +257,7 @@ func TestManyPods(t *testing.T) {
 	pods := make(chan string, many)
 	atOnce(t, many, func(i int) error {
 		name := fmt.Sprint("pod-", i)
-		config := &cri.PodSandboxConfig{
-			Metadata: &cri.PodSandboxMetadata{Name: name, Uid: name, Namespace: "test"}, LogDirectory: n.path("logs/" + name),
-			Linux: &cri.LinuxPodSandboxConfig{CgroupParent: n.cgroup, SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: &cri.NamespaceOption{}}},
-		}
+		config := podConfig(n, name)
 		r, err := ask(n, n.runtime.RunPodSandbox, &cri.RunPodSandboxRequest{Config: config})
 		if err != nil {
 			return err

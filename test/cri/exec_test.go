@@ -80,7 +80,8 @@ func numbers(n int) string {
 // What kubectl exec does.
 func TestExecStreams(t *testing.T) {
 	n := newNode(t)
-	app := n.pod("entered").idle("app")
+	p := n.pod("entered")
+	app := p.idle("app")
 	t.Run("input to its end", func(t *testing.T) {
 		s := app.exec(false, "cat; echo done >&2; exit 7")
 		s.write("said\n")
@@ -134,6 +135,14 @@ func TestExecStreams(t *testing.T) {
 	t.Run("killed from inside", func(t *testing.T) {
 		if got := app.exec(false, "kill -9 $$").ended(); got.status != 137 {
 			t.Errorf("got %+v, want status 137", got)
+		}
+	})
+	t.Run("until the pod is stopped", func(t *testing.T) {
+		s := app.exec(false, "echo ready; exec sleep 1000")
+		s.await("ready")
+		p.stop()
+		if got, want := s.ended(), (result{"ready\n", "", 137}); got != want {
+			t.Errorf("got %+v, want %+v", got, want)
 		}
 	})
 }

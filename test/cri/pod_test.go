@@ -51,7 +51,18 @@ func (n *node) pod(name string, changes ...func(*cri.PodSandboxConfig)) *pod {
 // podOf runs a pod by a runtime handler.
 func (n *node) podOf(handler, name string, changes ...func(*cri.PodSandboxConfig)) *pod {
 	n.t.Helper()
-	config := &cri.PodSandboxConfig{
+	config := podConfig(n, name)
+	for _, change := range changes {
+		change(config)
+	}
+	p := &pod{node: n, handler: handler, config: config}
+	p.id = call(n, n.runtime.RunPodSandbox, &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: handler}).PodSandboxId
+	return p
+}
+
+// podConfig is a plain pod's: a network, and a pid namespace for each container.
+func podConfig(n *node, name string) *cri.PodSandboxConfig {
+	return &cri.PodSandboxConfig{
 		Metadata:     &cri.PodSandboxMetadata{Name: name, Uid: name, Namespace: "test"},
 		Hostname:     name,
 		LogDirectory: n.path("logs/" + name),
@@ -62,12 +73,6 @@ func (n *node) podOf(handler, name string, changes ...func(*cri.PodSandboxConfig
 			},
 		},
 	}
-	for _, change := range changes {
-		change(config)
-	}
-	p := &pod{node: n, handler: handler, config: config}
-	p.id = call(n, n.runtime.RunPodSandbox, &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: handler}).PodSandboxId
-	return p
 }
 
 // namespaces are a pod's namespace options, to be changed.

@@ -81,6 +81,18 @@ func TestPod(t *testing.T) {
 			p.remove() // once more is no error
 		})
 	}
+	t.Run("that cannot be made", func(t *testing.T) {
+		config := podConfig(n, "mended")
+		config.Linux.Sysctls = map[string]string{"net.no.such": "1"}
+		_, err := ask(n, n.runtime.RunPodSandbox, &cri.RunPodSandboxRequest{Config: config})
+		if want := "sysctl net.no.such"; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("run: %v; want %q in the message", err, want)
+		}
+		if left := n.shims(); len(left) > 0 {
+			t.Errorf("the shims %v are left", left)
+		}
+		n.pod("mended").idle("app")
+	})
 }
 
 func hasDir(entries []os.DirEntry) bool {
