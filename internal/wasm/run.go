@@ -162,7 +162,7 @@ func (r *Run) Start() error { return r.pipe.send(struct{}{}) }
 
 // Status is how the program ended, once its process has ended with status: of an exit code the kernel keeps only eight bits.
 func (r *Run) Status(status int) int {
-	_ = r.pipe.SetReadDeadline(time.Now()) // what it said is there already
+	_ = r.pipe.SetReadDeadline(time.Now().Add(time.Second)) // what it said is there already, and its end of the pipe has gone
 	var o outcome
 	if _, err := r.pipe.receive(&o); err == nil && o.Exit != nil {
 		return int(*o.Exit)

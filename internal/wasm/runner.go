@@ -57,6 +57,7 @@ func run() int {
 		fmt.Fprintln(os.Stderr, "wasm: no shim to work for:", err)
 		return 255
 	}
+	_ = unix.Close(pipeFD + 1) // the binary
 	ctx := context.Background()
 	r := &runner{pipe: p}
 	for { // what the cache holds may be of no use: then the shim sends another
@@ -94,7 +95,6 @@ func (r *runner) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	defer closeAll(files)
-	_ = unix.Close(pipeFD + 1) // the binary
 	if len(files) < 2 {
 		return errors.New("a job has two files at least")
 	}
