@@ -39,13 +39,15 @@ var layers = []layer{
 	{"internal/checkpoint", []string{"task", "internal/options"}},
 	{"internal/container/...", []string{"task", "internal/bundle", "internal/cgroup", "internal/checkpoint", "internal/options", "internal/reap", "internal/container/..."}},
 
+	{"internal/wasm/...", []string{"internal/wasm/..."}},
+
 	{"shim", []string{
 		"task", "internal/bootstrap", "internal/bundle", "internal/socket", "internal/daemon",
 		"internal/publish", "internal/reap", "internal/rootfs", "internal/stdio", "internal/server", "internal/supervise",
 	}},
 	{"manager", []string{"task", "internal/bootstrap", "internal/bundle", "internal/rootfs", "internal/socket", "internal/daemon"}},
 
-	{"cmd/...", []string{"task", "shim", "manager", "internal/container/...", "internal/cgroup", "internal/options"}},
+	{"cmd/...", []string{"task", "shim", "manager", "internal/wasm", "internal/container/...", "internal/cgroup", "internal/options"}},
 	{"examples/...", []string{"task", "shim", "manager"}},
 	{"internal/testkit", nil},
 	{"test/...", nil},
@@ -55,6 +57,7 @@ var layers = []layer{
 var onlyIn = map[string]string{
 	"github.com/opencontainers/runc": "internal/container/...",
 	"github.com/pelletier/go-toml":   "internal/tomlpb",
+	"github.com/tetratelabs/wazero":  "internal/wasm/...",
 }
 
 func fits(pattern, pkg string) bool {

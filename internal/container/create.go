@@ -27,23 +27,32 @@ import (
 // ErrInvalidArgument: the spec or the options cannot be used. ErrAlreadyExists: the id is taken. ErrNotImplemented: the
 // options name another OCI runtime. ErrNotFound, ErrFailedPrecondition: there is no such checkpoint, or no criu.
 func (e *Engine) Create(ctx context.Context, r *task.CreateRequest) (task.Task, error) {
-	o, err := options.Decode(r.Options)
+	if r.Checkpoint != "" {
+		_, o, err := e.begin(r)
+		if err != nil {
+			return nil, err
+		}
+		return e.createRestored(ctx, r, o)
+	}
+	t, err := e.CreateProgram(ctx, r, kernel{})
 	if err != nil {
 		return nil, err
 	}
-	if err := own(o); err != nil {
+	return t, nil
+}
+
+// CreateProgram is Create of a container, no restored one, whose init runs program, which it owns from now on.
+func (e *Engine) CreateProgram(ctx context.Context, r *task.CreateRequest, program Program) (_ *Task, err error) {
+	defer func() {
+		if err != nil {
+			program.Close()
+		}
+	}()
+	t, o, err := e.begin(r)
+	if err != nil {
 		return nil, err
 	}
-	if err := options.Write(r.Bundle, o); err != nil {
-		return nil, err
-	}
-	t := newTask(e, r, o)
-	if err := t.own(&r.IO); err != nil {
-		return nil, err
-	}
-	if r.Checkpoint != "" {
-		return e.createRestored(ctx, r, o)
-	}
+	t.program = program
 	f := newFlight()
 	if err := e.fly(ctx, f, func() error { return t.create(f, r, o) }); err != nil {
 		return nil, fmt.Errorf("OCI runtime create failed: runc create failed: %w", err)
@@ -51,8 +60,24 @@ func (e *Engine) Create(ctx context.Context, r *task.CreateRequest) (task.Task, 
 	return t, nil
 }
 
+// begin does what comes before any process: it notes the options in the bundle and gives the streams their owner.
+func (e *Engine) begin(r *task.CreateRequest) (*Task, *options.Options, error) {
+	o, err := options.Decode(r.Options)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := own(o); err != nil {
+		return nil, nil, err
+	}
+	if err := options.Write(r.Bundle, o); err != nil {
+		return nil, nil, err
+	}
+	t := newTask(e, r, o)
+	return t, o, t.own(&r.IO)
+}
+
 func newTask(e *Engine, r *task.CreateRequest, o *options.Options) *Task {
-	return &Task{engine: e, id: r.ID, bundle: r.Bundle, states: e.states(o), uid: int(o.IoUid), gid: int(o.IoGid)}
+	return &Task{engine: e, id: r.ID, bundle: r.Bundle, states: e.states(o), uid: int(o.IoUid), gid: int(o.IoGid), program: kernel{}}
 }
 
 // prepare translates r on a thread of its own: libcontainer takes relative paths to be in the current directory, and a
@@ -86,6 +111,7 @@ func (t *Task) create(f *flight, r *task.CreateRequest, o *options.Options) (err
 		t.engine.log.Warn("the spec asks for what cannot be had here", "id", t.id, "fields", fields)
 	}
 	t.hooks = takeHooks(r.ID, config)
+	interpret(p, t.program)
 	var c *libcontainer.Container
 	err = guard(func() error {
 		c, err = libcontainer.Create(t.states, r.ID, config)
@@ -113,6 +139,11 @@ func (t *Task) create(f *flight, r *task.CreateRequest, o *options.Options) (err
 	}
 	if err := io.finish(); err != nil {
 		return err
+	}
+	if early(t.program, r.Spec) {
+		if err := t.load(f.context()); err != nil {
+			return err
+		}
 	}
 	return f.calledOff()
 }

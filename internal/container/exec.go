@@ -17,20 +17,32 @@ import (
 
 // Exec prepares a further process. ErrInvalidArgument: its spec cannot be used.
 func (t *Task) Exec(_ context.Context, r *task.ExecRequest) (task.Process, error) {
+	x, err := t.ExecProgram(r, kernel{})
+	if err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// ExecProgram is Exec of a process that runs program, which it owns from now on.
+func (t *Task) ExecProgram(r *task.ExecRequest, program Program) (task.Process, error) {
 	if _, err := newProcess(r.Spec); err != nil {
+		program.Close()
 		return nil, fmt.Errorf("OCI runtime exec failed: exec failed: %w", err)
 	}
 	if err := t.own(&r.IO); err != nil {
+		program.Close()
 		return nil, err
 	}
-	return &execution{task: t, spec: r.Spec, io: r.IO}, nil
+	return &execution{task: t, spec: r.Spec, io: r.IO, program: program}, nil
 }
 
 // execution is a process beside the init.
 type execution struct {
-	task *Task
-	spec *specs.Process
-	io   task.IO
+	task    *Task
+	spec    *specs.Process
+	io      task.IO
+	program Program
 
 	mu     sync.Mutex
 	flight *flight     // its start; nil before
@@ -101,6 +113,7 @@ func (x *execution) start() (err error) {
 	if err != nil {
 		return err
 	}
+	interpret(p, x.program)
 	io, err := connect(p, &x.io)
 	if err != nil {
 		return err
@@ -121,7 +134,13 @@ func (x *execution) start() (err error) {
 	}
 	err = io.finish()
 	if err == nil {
+		err = x.program.Load(x.flight.context())
+	}
+	if err == nil {
 		err = x.publish(child)
+	}
+	if err == nil {
+		err = x.program.Start()
 	}
 	if err != nil {
 		_ = child.Signal(syscall.SIGKILL)
@@ -170,8 +189,12 @@ var errKilled = fmt.Errorf("killed while it was being started: %w", errdefs.ErrA
 // Wait blocks until the process has ended.
 func (x *execution) Wait() task.Exit {
 	status, at := x.started().Wait()
+	status = x.program.Status(status)
 	return task.Exit{Status: status, At: at, OOM: x.task.ooms.Exited(false)}
 }
 
-// Delete has nothing to free: the process has ended or never was.
-func (x *execution) Delete(context.Context) error { return nil }
+// Delete frees the program: its process has ended or never was.
+func (x *execution) Delete(context.Context) error {
+	x.program.Close()
+	return nil
+}

@@ -24,9 +24,18 @@ type flight struct {
 	tid   int           // the thread; 0 before and after
 	cause error         // why the start was called off
 	over  chan struct{} // closed when the start is over
+
+	ctx    context.Context // ends when the start is called off or over
+	cancel context.CancelCauseFunc
 }
 
-func newFlight() *flight { return &flight{over: make(chan struct{})} }
+func newFlight() *flight {
+	f := &flight{over: make(chan struct{})}
+	f.ctx, f.cancel = context.WithCancelCause(context.Background())
+	return f
+}
+
+func (f *flight) context() context.Context { return f.ctx }
 
 // fly runs fn, which starts a process, on a thread of its own. When ctx ends it is called off. If fn fails no child of
 // the thread is left.
@@ -37,6 +46,7 @@ func (e *Engine) fly(ctx context.Context, f *flight, fn func() error) error {
 	})
 	defer stop()
 	defer close(f.over)
+	defer f.cancel(nil)
 	return e.reaper.Spawn(func() error {
 		err := f.begin()
 		if err == nil {
@@ -73,6 +83,7 @@ func (f *flight) callOff(cause error) {
 	if f.cause == nil {
 		f.cause = cause
 	}
+	f.cancel(cause)
 }
 
 // calledOff is why the start was called off; nil: it was not.

@@ -32,6 +32,8 @@ type Task struct {
 	private bool         // it has a pid namespace of its own, which ends with its init
 	child   *reap.Child  // the init
 	hooks   startHooks
+	program Program // what it runs
+	loaded  bool    // the program waits for its start only
 	ooms    *cgroup.OOMWatch
 	struck  atomic.Bool // somebody sent SIGKILL
 
@@ -73,6 +75,25 @@ func (t *Task) Start(ctx context.Context) error {
 }
 
 func (t *Task) start(ctx context.Context) error {
+	if !t.loaded {
+		if err := t.load(ctx); err != nil {
+			return err
+		}
+	}
+	return t.program.Start()
+}
+
+// load lets the init execute what the container is to run, and waits until that is ready.
+func (t *Task) load(ctx context.Context) error {
+	if err := t.execute(ctx); err != nil {
+		return err
+	}
+	t.loaded = true
+	return t.program.Load(ctx)
+}
+
+// execute lets the init, which waits at a FIFO, go on.
+func (t *Task) execute(ctx context.Context) error {
 	select {
 	case <-t.child.Done():
 		return fmt.Errorf("cannot start a container that has stopped: %w", errdefs.ErrFailedPrecondition)
@@ -149,6 +170,8 @@ func (t *Task) Kill(_ context.Context, sig syscall.Signal, all bool) error {
 // it is killed.
 func (t *Task) Wait() task.Exit {
 	status, at := t.child.Wait()
+	status = t.program.Status(status)
+	t.program.Close()
 	if !t.private {
 		if _, err := t.group.Signal(syscall.SIGKILL); err != nil {
 			t.engine.log.Error("end the container with its init", "id", t.id, "err", err)

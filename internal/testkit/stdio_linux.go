@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -55,13 +56,30 @@ func (s *Stdio) Output() string { s.t.Helper(); return s.out.all(s.t) }
 // Errors does for Stderr what Output does for Stdout.
 func (s *Stdio) Errors() string { s.t.Helper(); return s.err.all(s.t) }
 
+// Now is what has come out of Stdout so far.
+func (s *Stdio) Now() string { return s.out.String() }
+
 // reader collects what is written into one FIFO, from its first writer's coming to its last one's leaving.
 type reader struct {
 	path   string
 	opened chan struct{} // closed when a writer has come
 	done   chan struct{} // closed when text and err are set
-	text   bytes.Buffer
 	err    error
+
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (r *reader) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text.Write(p)
+}
+
+func (r *reader) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text.String()
 }
 
 func read(t testing.TB, path string) *reader {
@@ -75,7 +93,7 @@ func read(t testing.TB, path string) *reader {
 			return
 		}
 		defer f.Close()
-		_, r.err = io.Copy(&r.text, f)
+		_, r.err = io.Copy(r, f)
 	}()
 	t.Cleanup(func() {
 		// Nobody may have come: a writer that stays until the reader has seen it ends the wait.
@@ -106,7 +124,7 @@ func (r *reader) all(t testing.TB) string {
 	if r.err != nil {
 		t.Fatalf("read %s: %v", r.path, r.err)
 	}
-	return r.text.String()
+	return r.String()
 }
 
 // patience is how long a helper waits for something that should have happened.

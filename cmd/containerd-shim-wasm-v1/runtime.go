@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/shimwright/shimwright/internal/container"
+	"github.com/shimwright/shimwright/internal/wasm"
+	"github.com/shimwright/shimwright/task"
+)
+
+// The annotations of a container that are for this shim.
+const (
+	annotationPreopens = "io.containerd.wasm.preopens" // directories that the guest gets: /data:ro,/cfg
+	annotationListen   = "io.containerd.wasm.listen"   // sockets that it gets: tcp:0.0.0.0:8080,…
+)
+
+// runtime runs modules as the runc shim runs native programs: a module's container is like any other, and its process is
+// a runner.
+type runtime struct {
+	*container.Engine
+	cache *wasm.Cache
+}
+
+// Create makes the container of r.Spec. For a module everything is done but running it.
+func (rt *runtime) Create(ctx context.Context, r *task.CreateRequest) (task.Task, error) {
+	if r.Spec == nil || r.Spec.Process == nil || r.Checkpoint != "" {
+		return rt.Engine.Create(ctx, r)
+	}
+	root := r.Rootfs
+	if r.Spec.Root != nil && r.Spec.Root.Path != "" {
+		root = r.Spec.Root.Path
+	}
+	if !filepath.IsAbs(root) {
+		root = filepath.Join(r.Bundle, root)
+	}
+	world, err := worldOf(r.Spec)
+	if err != nil {
+		return nil, err
+	}
+	program, err := wasm.Select(wasm.View{Root: root, Mounts: r.Spec.Mounts, Bundle: r.Bundle}, r.Spec.Process, r.Spec.Annotations)
+	if err != nil {
+		return nil, err
+	}
+	if program == nil {
+		t, err := rt.Engine.Create(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		return &wasmTask{t.(*container.Task), rt, world}, nil
+	}
+	run, err := rt.cache.New(ctx, world.request(program, r.Spec.Process))
+	if err != nil {
+		return nil, err
+	}
+	t, err := rt.CreateProgram(ctx, r, run)
+	if err != nil {
+		return nil, err
+	}
+	return &wasmTask{t, rt, world}, nil
+}
+
+// wasmTask is a container whose execs may be modules.
+type wasmTask struct {
+	*container.Task
+	runtime *runtime
+	world   world
+}
+
+// Exec prepares a process, a module or a native one: what its program is decides.
+func (t *wasmTask) Exec(ctx context.Context, r *task.ExecRequest) (task.Process, error) {
+	program, err := wasm.Select(wasm.View{Root: fmt.Sprintf("/proc/%d/root", t.PID())}, r.Spec, nil)
+	if err != nil {
+		return nil, err
+	}
+	if program == nil {
+		return t.Task.Exec(ctx, r)
+	}
+	run, err := t.runtime.cache.New(context.WithoutCancel(ctx), t.world.request(program, r.Spec))
+	if err != nil {
+		return nil, err
+	}
+	return t.ExecProgram(r, run)
+}
+
+// world is what every guest of a container gets.
+type world struct {
+	preopens []wasm.Preopen
+	listen   []string
+	memory   int64 // bytes; 0: no limit
+}
+
+// worldOf reads a container's annotations and limits. ErrInvalidArgument: they make no sense.
+func worldOf(spec *specs.Spec) (w world, err error) {
+	w.preopens = []wasm.Preopen{{Path: "/"}}
+	if list, ok := spec.Annotations[annotationPreopens]; ok {
+		if w.preopens, err = preopens(list); err != nil {
+			return w, err
+		}
+	}
+	if list, ok := spec.Annotations[annotationListen]; ok {
+		for item := range strings.SplitSeq(list, ",") {
+			network, address, _ := strings.Cut(strings.TrimSpace(item), ":")
+			if network != "tcp" || !strings.Contains(address, ":") {
+				return w, fmt.Errorf("annotation %s: %q is not of the form tcp:ADDRESS:PORT: %w", annotationListen, item, errdefs.ErrInvalidArgument)
+			}
+			w.listen = append(w.listen, address)
+		}
+	}
+	if l := spec.Linux; l != nil && l.Resources != nil && l.Resources.Memory != nil && l.Resources.Memory.Limit != nil && *l.Resources.Memory.Limit > 0 {
+		w.memory = *l.Resources.Memory.Limit
+	}
+	return w, nil
+}
+
+func preopens(list string) (all []wasm.Preopen, err error) {
+	for item := range strings.SplitSeq(list, ",") {
+		dir, mode, has := strings.Cut(strings.TrimSpace(item), ":")
+		if dir == "" && !has {
+			continue
+		}
+		if !path.IsAbs(dir) || has && mode != "ro" && mode != "rw" {
+			return nil, fmt.Errorf("annotation %s: %q is not of the form /DIRECTORY or /DIRECTORY:ro: %w", annotationPreopens, item, errdefs.ErrInvalidArgument)
+		}
+		all = append(all, wasm.Preopen{Path: path.Clean(dir), ReadOnly: mode == "ro"})
+	}
+	return all, nil
+}
+
+func (w world) request(program *wasm.Program, p *specs.Process) wasm.Request {
+	return wasm.Request{
+		Program: program, Args: p.Args, Env: p.Env, Cwd: p.Cwd,
+		Preopens: w.preopens, Listen: w.listen, MemoryLimit: w.memory,
+	}
+}
