@@ -47,8 +47,9 @@ var layers = []layer{
 	}},
 	{"manager", []string{"task", "internal/bootstrap", "internal/bundle", "internal/rootfs", "internal/socket", "internal/daemon"}},
 
-	{"cmd/...", []string{"task", "shim", "manager", "internal/wasm", "internal/container/...", "internal/cgroup", "internal/options"}},
+	{"cmd/...", []string{"task", "shim", "manager", "protos/...", "internal/options", "internal/wasm", "internal/container/...", "internal/cgroup"}},
 	{"examples/...", []string{"task", "shim", "manager"}},
+	{"protos/...", nil},
 	{"internal/testkit", nil},
 	{"test/...", nil},
 }

@@ -3,7 +3,7 @@
 #   hack/deps.sh build    a C compiler and libseccomp, for static binaries; a static busybox, for the demo's container
 #   hack/deps.sh test     build's, gotestsum, user-mode Linux, containerd (the daemon, ctr, its own shim and runc), three
 #                         older ones (the daemon and ctr), criu, two CNI plugins, erofs-utils and e2fsprogs
-#   hack/deps.sh lint     build's and golangci-lint
+#   hack/deps.sh lint     build's, golangci-lint, protoc and its plugin for Go
 # Tools are built with go install, once, and kept below ~/.cache/shimwright/tools (SHIMWRIGHT_TOOLS).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -168,7 +168,11 @@ for what in "${@:-build}"; do
 		CGO_ENABLED=0 go_tool "$cni_dir/host-local" "$cni/main/ptp@v$cni_version" "$cni/ipam/host-local@v$cni_version"
 		older_containerds
 		;;
-	lint) go_tool "$golangci_lint" "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$golangci_version" ;;
+	lint)
+		command -v protoc >/dev/null || system_packages protobuf-compiler
+		go_tool "$golangci_lint" "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$golangci_version"
+		go_tool "$protoc_gen_go" "google.golang.org/protobuf/cmd/protoc-gen-go@v$protobuf_version"
+		;;
 	*) die "unknown: $what" ;;
 	esac
 done

@@ -5,6 +5,7 @@ runc_version=1.5.2
 cni_version=1.9.1
 golangci_version=2.15.0
 gotestsum_version=1.13.0
+protobuf_version=1.36.12 # as in go.mod
 criu_suite=forky # of Debian: the first one whose criu works on kernels of 2025 and later
 
 tools=${SHIMWRIGHT_TOOLS:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/shimwright/tools}
@@ -12,5 +13,6 @@ containerd_dir=$tools/containerd-$containerd_version # has containerd and ctr
 peer_dir=$tools/peer-$containerd_version-$runc_version # has containerd's own shim and its runc
 cni_dir=$tools/cni-$cni_version # has the plugins that give pods a network
 golangci_lint=$tools/golangci-lint-$golangci_version/golangci-lint
+protoc_gen_go=$tools/protoc-gen-go-$protobuf_version/protoc-gen-go
 gotestsum=$tools/gotestsum-$gotestsum_version/gotestsum
 criu_dir=$tools/criu-$criu_suite # has criu and the libraries that it was built with

@@ -21,7 +21,7 @@ func main() {
 	shim.Run(Name, func(_ context.Context, env *shim.Env) (task.Runtime, error) {
 		return &runtime{
 			Engine: container.New(container.Config{Namespace: env.Namespace, Reaper: env.Reaper, Log: env.Log}),
-			cache:  &wasm.Cache{Dir: cacheDir(env.Bundle), Log: env.Log},
+			cache:  wasm.Cache{Dir: cacheDir(env.Bundle), Log: env.Log},
 		}, nil
 	})
 }

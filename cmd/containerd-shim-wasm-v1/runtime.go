@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"path"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/shimwright/shimwright/internal/container"
 	"github.com/shimwright/shimwright/internal/wasm"
+	wasmv1 "github.com/shimwright/shimwright/protos/wasm/v1"
 	"github.com/shimwright/shimwright/task"
 )
 
@@ -25,11 +27,18 @@ const (
 // a runner.
 type runtime struct {
 	*container.Engine
-	cache *wasm.Cache
+	cache wasm.Cache // without options
 }
 
 // Create makes the container of r.Spec. For a module everything is done but running it.
 func (rt *runtime) Create(ctx context.Context, r *task.CreateRequest) (task.Task, error) {
+	o, err := decodeOptions(r.Options)
+	if err != nil {
+		return nil, err
+	}
+	if r.Options, err = engineOptions(o); err != nil {
+		return nil, err
+	}
 	if r.Spec == nil || r.Spec.Process == nil || r.Checkpoint != "" {
 		return rt.Engine.Create(ctx, r)
 	}
@@ -40,7 +49,7 @@ func (rt *runtime) Create(ctx context.Context, r *task.CreateRequest) (task.Task
 	if !filepath.IsAbs(root) {
 		root = filepath.Join(r.Bundle, root)
 	}
-	world, err := worldOf(r.Spec)
+	world, err := worldOf(r.Spec, o)
 	if err != nil {
 		return nil, err
 	}
@@ -48,14 +57,15 @@ func (rt *runtime) Create(ctx context.Context, r *task.CreateRequest) (task.Task
 	if err != nil {
 		return nil, err
 	}
+	cache := rt.cacheOf(o)
 	if program == nil {
 		t, err := rt.Engine.Create(ctx, r)
 		if err != nil {
 			return nil, err
 		}
-		return &wasmTask{t.(*container.Task), rt, world}, nil
+		return &wasmTask{t.(*container.Task), cache, world}, nil
 	}
-	run, err := rt.cache.New(ctx, world.request(program, r.Spec.Process))
+	run, err := cache.New(ctx, world.request(program, r.Spec.Process))
 	if err != nil {
 		return nil, err
 	}
@@ -63,14 +73,14 @@ func (rt *runtime) Create(ctx context.Context, r *task.CreateRequest) (task.Task
 	if err != nil {
 		return nil, err
 	}
-	return &wasmTask{t, rt, world}, nil
+	return &wasmTask{t, cache, world}, nil
 }
 
 // wasmTask is a container whose execs may be modules.
 type wasmTask struct {
 	*container.Task
-	runtime *runtime
-	world   world
+	cache *wasm.Cache
+	world world
 }
 
 // Exec prepares a process, a module or a native one: what its program is decides.
@@ -82,7 +92,7 @@ func (t *wasmTask) Exec(ctx context.Context, r *task.ExecRequest) (task.Process,
 	if program == nil {
 		return t.Task.Exec(ctx, r)
 	}
-	run, err := t.runtime.cache.New(context.WithoutCancel(ctx), t.world.request(program, r.Spec))
+	run, err := t.cache.New(context.WithoutCancel(ctx), t.world.request(program, r.Spec))
 	if err != nil {
 		return nil, err
 	}
@@ -96,39 +106,60 @@ type world struct {
 	memory   int64 // bytes; 0: no limit
 }
 
-// worldOf reads a container's annotations and limits. ErrInvalidArgument: they make no sense.
-func worldOf(spec *specs.Spec) (w world, err error) {
-	w.preopens = []wasm.Preopen{{Path: "/"}}
+// worldOf reads a container's annotations and limits, and what the options say where it has none. ErrInvalidArgument:
+// they make no sense.
+func worldOf(spec *specs.Spec, o *wasmv1.Options) (w world, err error) {
+	dirs, where := o.Preopens, "option preopens"
 	if list, ok := spec.Annotations[annotationPreopens]; ok {
-		if w.preopens, err = preopens(list); err != nil {
-			return w, err
-		}
+		dirs, where = strings.Split(list, ","), "annotation "+annotationPreopens
+	} else if len(dirs) == 0 {
+		dirs = []string{"/"}
 	}
+	if w.preopens, err = preopens(dirs); err != nil {
+		return w, fmt.Errorf("%s: %w: %w", where, err, errdefs.ErrInvalidArgument)
+	}
+	sockets, where := o.Listen, "option listen"
 	if list, ok := spec.Annotations[annotationListen]; ok {
-		for item := range strings.SplitSeq(list, ",") {
-			network, address, _ := strings.Cut(strings.TrimSpace(item), ":")
-			if network != "tcp" || !strings.Contains(address, ":") {
-				return w, fmt.Errorf("annotation %s: %q is not of the form tcp:ADDRESS:PORT: %w", annotationListen, item, errdefs.ErrInvalidArgument)
-			}
-			w.listen = append(w.listen, address)
-		}
+		sockets, where = strings.Split(list, ","), "annotation "+annotationListen
 	}
-	if l := spec.Linux; l != nil && l.Resources != nil && l.Resources.Memory != nil && l.Resources.Memory.Limit != nil && *l.Resources.Memory.Limit > 0 {
-		w.memory = *l.Resources.Memory.Limit
+	if w.listen, err = listeners(sockets); err != nil {
+		return w, fmt.Errorf("%s: %w: %w", where, err, errdefs.ErrInvalidArgument)
+	}
+	w.memory = int64(o.MemoryLimit)
+	if l := spec.Linux; l != nil && l.Resources != nil && l.Resources.Memory != nil && l.Resources.Memory.Limit != nil {
+		if limit := *l.Resources.Memory.Limit; limit > 0 && (w.memory == 0 || limit < w.memory) {
+			w.memory = limit
+		}
 	}
 	return w, nil
 }
 
-func preopens(list string) (all []wasm.Preopen, err error) {
-	for item := range strings.SplitSeq(list, ",") {
-		dir, mode, has := strings.Cut(strings.TrimSpace(item), ":")
-		if dir == "" && !has {
+func preopens(list []string) (all []wasm.Preopen, err error) {
+	for _, item := range list {
+		item = strings.TrimSpace(item)
+		dir, mode, has := strings.Cut(item, ":")
+		if item == "" {
 			continue
 		}
 		if !path.IsAbs(dir) || has && mode != "ro" && mode != "rw" {
-			return nil, fmt.Errorf("annotation %s: %q is not of the form /DIRECTORY or /DIRECTORY:ro: %w", annotationPreopens, item, errdefs.ErrInvalidArgument)
+			return nil, fmt.Errorf("%q is not of the form /DIRECTORY or /DIRECTORY:ro", item)
 		}
 		all = append(all, wasm.Preopen{Path: path.Clean(dir), ReadOnly: mode == "ro"})
+	}
+	return all, nil
+}
+
+func listeners(list []string) (all []string, err error) {
+	for _, item := range list {
+		item = strings.TrimSpace(item)
+		if item == "" {
+			continue
+		}
+		address, ok := strings.CutPrefix(item, "tcp:")
+		if _, _, err := net.SplitHostPort(address); !ok || err != nil {
+			return nil, fmt.Errorf("%q is not of the form tcp:ADDRESS:PORT", item)
+		}
+		all = append(all, address)
 	}
 	return all, nil
 }

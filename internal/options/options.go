@@ -29,28 +29,12 @@ type Options = runcoptions.Options
 // maxFile is how long a configuration file may be, in bytes.
 const maxFile = 256 << 10
 
-// Decode reads what the daemon passed: the options themselves, or in TOML what CRI and ctr pass to a runtime that they do
-// not know. None given: the defaults. ErrInvalidArgument: they are not options, or cannot be followed.
+// Decode reads what the daemon passed. None given: the defaults. ErrInvalidArgument: they are not options, or cannot be
+// followed.
 func Decode(a *anypb.Any) (*Options, error) {
 	o := new(Options)
-	if a == nil || a.TypeUrl == "" && len(a.Value) == 0 {
-		return o, nil
-	}
-	generic := new(runtimeoptions.Options)
-	switch {
-	case a.MessageIs(o):
-		if err := proto.Unmarshal(a.Value, o); err != nil {
-			return nil, fmt.Errorf("options: %w: %w", err, errdefs.ErrInvalidArgument)
-		}
-	case a.MessageIs(generic):
-		if err := proto.Unmarshal(a.Value, generic); err != nil {
-			return nil, fmt.Errorf("options: %w: %w", err, errdefs.ErrInvalidArgument)
-		}
-		if err := decodeTOML(generic, o); err != nil {
-			return nil, err
-		}
-	default:
-		return nil, fmt.Errorf("options are a %q, not a %s: %w", a.TypeUrl, o.ProtoReflect().Descriptor().FullName(), errdefs.ErrInvalidArgument)
+	if err := Unmarshal(a, o); err != nil {
+		return nil, err
 	}
 	if o.Root != "" && !filepath.IsAbs(o.Root) {
 		return nil, fmt.Errorf("option root %q is not absolute: %w", o.Root, errdefs.ErrInvalidArgument)
@@ -58,8 +42,31 @@ func Decode(a *anypb.Any) (*Options, error) {
 	return o, nil
 }
 
+// Unmarshal reads a runtime's options into o: the message itself, or in TOML what CRI and ctr pass to a runtime that they
+// do not know. None given: o stays as it is. ErrInvalidArgument: they are others, or cannot be read.
+func Unmarshal(a *anypb.Any, o proto.Message) error {
+	if a == nil || a.TypeUrl == "" && len(a.Value) == 0 {
+		return nil
+	}
+	generic := new(runtimeoptions.Options)
+	switch {
+	case a.MessageIs(o):
+		if err := proto.Unmarshal(a.Value, o); err != nil {
+			return fmt.Errorf("options: %w: %w", err, errdefs.ErrInvalidArgument)
+		}
+		return nil
+	case a.MessageIs(generic):
+		if err := proto.Unmarshal(a.Value, generic); err != nil {
+			return fmt.Errorf("options: %w: %w", err, errdefs.ErrInvalidArgument)
+		}
+		return decodeTOML(generic, o)
+	default:
+		return fmt.Errorf("options are a %q, not a %s: %w", a.TypeUrl, o.ProtoReflect().Descriptor().FullName(), errdefs.ErrInvalidArgument)
+	}
+}
+
 // decodeTOML reads what a generic configuration points to, or else holds.
-func decodeTOML(g *runtimeoptions.Options, o *Options) error {
+func decodeTOML(g *runtimeoptions.Options, o proto.Message) error {
 	name := string(o.ProtoReflect().Descriptor().FullName())
 	if g.TypeUrl != "" && g.TypeUrl != name && !strings.HasSuffix(g.TypeUrl, "/"+name) {
 		return fmt.Errorf("options: type_url %q: want %s or none: %w", g.TypeUrl, name, errdefs.ErrInvalidArgument)

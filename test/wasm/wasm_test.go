@@ -145,8 +145,9 @@ func TestRefusals(t *testing.T) {
 		// (module (import "env" "f" (func)) (func (export "_start")))
 		"import":   {head + "\x01\x04\x01\x60\x00\x00\x02\x09\x01\x03env\x01f\x00\x00\x03\x02\x01\x00\x07\x0a\x01\x06_start\x00\x01\x0a\x04\x01\x02\x00\x0b", "", nil, "env.f"},
 		"function": {string(whole), "#levitate", nil, "levitate"},
-		"big": {string(whole), "", func(s *specs.Spec) {
-			limit := int64(1 << 20)
+		// (module (memory 1000))
+		"big": {head + "\x05\x04\x01\x00\xe8\x07", "", func(s *specs.Spec) {
+			limit := int64(32 << 20)
 			s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit}
 		}, "memory"},
 		"preopens":    {string(whole), "", func(s *specs.Spec) { s.Annotations = map[string]string{"io.containerd.wasm.preopens": "data"} }, "preopens"},
