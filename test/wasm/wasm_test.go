@@ -177,3 +177,138 @@ func TestRefusals(t *testing.T) {
 		})
 	}
 }
+
+// Preopens bound what a guest sees, and how.
+func TestPreopens(t *testing.T) {
+	h := newHost(t, module(t))
+	for _, dir := range []string{"data", "cfg"} {
+		if err := os.Mkdir(filepath.Join(h.rootfs, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(h.rootfs, dir, "file"), []byte(dir+" is here"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("/etc/passwd", filepath.Join(h.rootfs, "data/planted")); err != nil {
+		t.Fatal(err)
+	}
+	io := testkit.FIFOs(t)
+	spec := h.spec("cat=/data/file", "write=/data/file:new", "cat=/cfg/file", "write=/cfg/file:new", "cat=/cfg/file",
+		"cat=/etc/passwd", "cat=/data/planted", "cat=/data/../etc/passwd", "symlink=../etc/passwd:/cfg/made", "cat=/cfg/made")
+	spec.Annotations = map[string]string{"io.containerd.wasm.preopens": "/data:ro, /cfg"}
+	c := h.run("c1", spec, io)
+	c.wait("", 0)
+	out := io.Output()
+	for _, want := range []string{"data is here", "write=/data/file:new: ", "cfg is here", "new"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q", want)
+		}
+	}
+	if strings.Contains(out, "root:") || strings.Contains(out, "write=/cfg/file:new:") {
+		t.Error("the guest has left its directories, or cannot write to them")
+	}
+	t.Log(out)
+	c.delete(0)
+}
+
+// The limit of its cgroup bounds what a guest can have: it sees an allocation that fails, before the kernel kills anything.
+func TestMemory(t *testing.T) {
+	h := newHost(t, module(t))
+	for name, tt := range map[string]struct {
+		limit int64
+		alloc string
+		want  uint32
+	}{
+		"enough":   {256 << 20, "alloc=64", 0},
+		"too much": {128 << 20, "alloc=512", 2}, // Go: fatal error: out of memory
+	} {
+		t.Run(name, func(t *testing.T) {
+			io := testkit.FIFOs(t)
+			spec := h.spec(tt.alloc)
+			spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &tt.limit}
+			c := h.run("c1", spec, io)
+			c.wait("", tt.want)
+			out, errs := io.Output(), io.Errors()
+			if said := strings.Contains(errs, "out of memory"); said != (tt.want != 0) || (tt.want == 0) != strings.Contains(out, "allocated") {
+				t.Errorf("stdout %q, stderr %.500q", out, errs)
+			}
+			c.delete(int(tt.want))
+		})
+	}
+}
+
+// A socket that the container's network namespace has is the guest's, and answers.
+func TestListen(t *testing.T) {
+	h := newHost(t, module(t))
+	spec := h.spec("out=ready", "serve=1") // after the one preopen, descriptor 3
+	spec.Annotations = map[string]string{"io.containerd.wasm.listen": "tcp:127.0.0.1:8080"}
+	io := testkit.FIFOs(t)
+	c := h.run("c1", spec, io)
+	testkit.Await(t, 20*time.Second, "the guest's first word", func() bool { return strings.Contains(io.Now(), "ready") })
+	answer := testkit.FIFOs(t)
+	p, err := manager.Pack(&specs.Process{Args: []string{"sh", "-c", "ip link set lo up; wget -qO- http://127.0.0.1:8080/path"}, Cwd: "/", Env: []string{"PATH=/bin"},
+		Capabilities: &specs.LinuxCapabilities{Bounding: []string{"CAP_NET_ADMIN"}, Effective: []string{"CAP_NET_ADMIN"}, Permitted: []string{"CAP_NET_ADMIN"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Task().Exec(t.Context(), &taskapi.ExecProcessRequest{ID: c.id, ExecID: "get", Spec: p, Stdout: answer.Stdout, Stderr: answer.Stderr}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Task().Start(t.Context(), &taskapi.StartRequest{ID: c.id, ExecID: "get"}); err != nil {
+		t.Fatal(err)
+	}
+	c.wait("get", 0)
+	if out := answer.Output(); out != "hello from /path\n" {
+		t.Errorf("answer %q, %q", out, answer.Errors())
+	}
+	c.kill(syscall.SIGTERM)
+	c.wait("", 143)
+	c.delete(143)
+}
+
+// User, hostname, rlimits and mounts are the container's.
+func TestWorld(t *testing.T) {
+	h := newHost(t, module(t))
+	volume := t.TempDir()
+	if err := os.Chmod(volume, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	io := testkit.FIFOs(t)
+	spec := h.spec("write=/mnt/made:text", "write=/etc/no:text", "write=/ro/no:text", "cat=/proc/self/environ", "cat=/proc/self/mem", "ls=/proc")
+	spec.Process.User = specs.User{UID: 1000, GID: 1000}
+	spec.Mounts = append(spec.Mounts,
+		specs.Mount{Destination: "/mnt", Type: "bind", Source: volume, Options: []string{"bind"}},
+		specs.Mount{Destination: "/ro", Type: "bind", Source: volume, Options: []string{"bind", "ro"}})
+	c := h.run("c1", spec, io)
+	c.wait("", 0)
+	out := io.Output()
+	if n := strings.Count(out, "ermission denied"); n < 4 || !strings.Contains(out, "ead-only") || strings.Contains(out, "PATH=") {
+		t.Errorf("the guest: %s", out)
+	}
+	if info, err := os.Stat(filepath.Join(volume, "made")); err != nil || info.Sys().(*syscall.Stat_t).Uid != 1000 {
+		t.Errorf("the file: %v, %v", info, err)
+	}
+	if _, err := os.Stat(filepath.Join(volume, "no")); err == nil {
+		t.Error("written through a read-only mount")
+	}
+	c.delete(0)
+}
+
+// A module in a volume, with a name that PATH leads to, and without the executable bit.
+func TestModuleInVolume(t *testing.T) {
+	h := newHost(t, module(t))
+	volume := t.TempDir()
+	data, err := os.ReadFile(module(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(volume, "tool"), data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	spec := testkit.Spec(h.rootfs, "tool", "exit=9")
+	spec.Process.Env = []string{"PATH=/bin:/opt"}
+	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/opt", Type: "bind", Source: volume, Options: []string{"rbind", "ro"}})
+	c := h.run("c1", spec, nil)
+	c.wait("", 9)
+	c.delete(9)
+}
