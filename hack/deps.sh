@@ -113,39 +113,51 @@ foreign_criu() {
 	mv -T "$new" "$criu_dir"
 }
 
-# older_containerds: the daemon and ctr of each older release that the tests start. 1.6 is the package that Debian 12
-# has, and needs no library but the system's. Releases with exclude directives cannot be had by go install. Left out is
-# what the tests do not use.
+# older_containerds: the daemon and ctr of each older release that the tests start. Debian has them as packages, which need
+# no library but libc; what a suite has no longer is built.
 older_containerds() {
-	local version module source dir new began
+	local version dir new began
 	for version in $older_containerd_versions; do
 		dir=$tools/containerd-$version began=$SECONDS
 		[[ ! -x $dir/ctr ]] || continue
 		mkdir -p "$tools"
 		new=$(mktemp -d "$tools/new.XXXXXX")
-		case $version in
-		1.6.*)
-			unpack_debian "$new" bookworm "containerd=$version~*"
-			mv "$new"/root/usr/bin/{containerd,ctr} "$new"
-			rm -rf "$new/root"
-			;;
-		*)
-			say "building containerd $version (once; a few minutes on a small machine)"
-			module=github.com/containerd/containerd
-			[[ $version == 1.* ]] || module+=/v2
-			source=$(cd / && GOFLAGS= go mod download -json "$module@v$version" | sed -n 's/^\t"Dir": "\(.*\)",*$/\1/p')
-			if ! (GOFLAGS= CGO_ENABLED=0 go build -C "$source" -mod=readonly -buildvcs=false -o "$new/" -ldflags '-s -w' \
-				-tags 'no_btrfs no_devmapper no_zfs no_aufs no_cri no_tracing' ./cmd/containerd ./cmd/ctr 2>&1 |
-				grep -v '^go: downloading' >&2; exit "${PIPESTATUS[0]}"); then
+		if ! package_containerd "$new" "$version"; then
+			rm -rf "$new"
+			mkdir "$new"
+			if [[ $version == 1.6.* ]] || ! build_containerd "$new" "$version"; then
 				rm -rf "$new"
-				die "containerd $version does not build"
+				die "containerd $version is not to be had"
 			fi
-			;;
-		esac
+		fi
 		chmod 755 "$new"
 		mv -T "$new" "$dir"
 		say "there in $((SECONDS - began)) s: $dir"
 	done
+}
+
+package_containerd() {
+	local new=$1 version=$2 suite packaged
+	case $version in
+	1.6.*) suite=bookworm packaged=$version~* ;;
+	1.7.*) suite=trixie packaged=$version~* ;;
+	*) suite=forky packaged=$version+* ;;
+	esac
+	(unpack_debian "$new" "$suite" "containerd=$packaged") || return 1
+	mv "$new"/root/usr/bin/{containerd,ctr} "$new"
+	rm -rf "$new/root"
+	"$new/containerd" --version >&2
+}
+
+# build_containerd: releases with exclude directives cannot be had by go install. Left out is what the tests do not use.
+build_containerd() {
+	local new=$1 version=$2 module=github.com/containerd/containerd source
+	say "building containerd $version (once; a few minutes on a small machine)"
+	[[ $version == 1.* ]] || module+=/v2
+	source=$(cd / && GOFLAGS= go mod download -json "$module@v$version" | sed -n 's/^\t"Dir": "\(.*\)",*$/\1/p')
+	GOFLAGS= CGO_ENABLED=0 go build -C "$source" -mod=readonly -buildvcs=false -o "$new/" -ldflags '-s -w' \
+		-tags 'no_btrfs no_devmapper no_zfs no_aufs no_cri no_tracing' ./cmd/containerd ./cmd/ctr 2>&1 |
+		{ grep -v '^go: downloading' >&2 || true; }
 }
 
 command -v go >/dev/null || die "Go is missing: https://go.dev/doc/install"

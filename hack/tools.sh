@@ -1,6 +1,6 @@
 # The pinned tools, apart from go.mod's runtime dependencies, and where they are kept. Sourced by the other scripts.
 containerd_version=2.4.2
-older_containerd_versions='1.6.20 1.7.35 2.1.9' # 1.6 is Debian 12's; test/daemon/release_test.go has the same list
+older_containerd_versions='1.6.20 1.7.24 2.1.9' # Debian 12's, 13's and 14's; test/daemon/release_test.go has the same list
 runc_version=1.5.2
 cni_version=1.9.1
 golangci_version=2.15.0

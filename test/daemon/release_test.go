@@ -23,7 +23,7 @@ type release struct {
 // releases are the daemons in use, one for each dialect of a shim's start and its variants: hack/tools.sh pins them.
 var releases = []release{
 	{"1.6.20", 2, 0, false, false}, // Debian 12's. The bare address
-	{"1.7.35", 2, 0, false, true},  // JSON, which it does not keep
+	{"1.7.24", 2, 0, false, true},  // Debian 13's. JSON, which it does not keep
 	{"2.1.9", 3, 2, true, true},    // JSON; version 3 would be understood
 	{"2.4.2", 3, 3, true, true},    // protobuf
 }
