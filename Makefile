@@ -52,7 +52,7 @@ test-daemons: ## run the tests with every containerd in use, 1.6 to 2.4 (root)
 	@hack/test-daemons.sh
 
 .PHONY: test-v2
-test-v2: ## run the engine's tests on cgroup v2, in user-mode Linux (root)
+test-v2: ## run the root tests of the shim and its engine on cgroup v2, in user-mode Linux (root)
 	@hack/deps.sh test
 	@hack/test.sh ./test/cgroup2
 
