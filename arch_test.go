@@ -50,7 +50,7 @@ var layers = []layer{
 	{"cmd/...", []string{"task", "shim", "manager", "protos/...", "internal/options", "internal/wasm", "internal/container/...", "internal/cgroup"}},
 	{"examples/...", []string{"task", "shim", "manager"}},
 	{"protos/...", nil},
-	{"internal/testkit", nil},
+	{"internal/testkit/...", nil},
 	{"test/...", nil},
 }
 
