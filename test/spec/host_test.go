@@ -253,7 +253,7 @@ func (c *container) exec(t *testing.T, p *specs.Process) (output string, status 
 	}
 	if err = c.start(t, id); err == nil {
 		status = c.wait(t, id)
-		output = io.Output()
+		output = strings.ReplaceAll(io.Output(), "\r\n", "\n") // a terminal begins in either form
 		if !p.Terminal {
 			output += io.Errors()
 		}
