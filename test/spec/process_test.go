@@ -312,7 +312,7 @@ func processCases() []testCase {
 			}
 		},
 	}, {
-		name: "an exec's bad spec is refused at once",
+		name: "an exec's bad spec is refused at once", by: inProcess,
 		check: func(e *env, c *container) {
 			for _, p := range []*specs.Process{
 				{Cwd: "/"},

@@ -155,7 +155,9 @@ func resourceCases() []testCase {
 		check: func(e *env, c *container) {
 			c.sh(e.T, "dd if=/dev/zero of=/run/file bs=1M count=8 2>/dev/null")
 			// v2 without the check would make the OOM killer's choice.
-			err := c.update(e, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(4 * mega))}})
+			err := c.update(e, &specs.LinuxResources{Memory: &specs.LinuxMemory{
+				Limit: new(int64(4 * mega)), CheckBeforeUpdate: new(true), // runc forgets what create said
+			}})
 			if err == nil || !strings.Contains(err.Error(), "memory limit") {
 				e.Errorf("update: %v", err)
 			}
