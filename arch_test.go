@@ -37,7 +37,9 @@ var layers = []layer{
 	{"internal/tomlpb", nil},
 	{"internal/options", []string{"internal/bundle", "internal/tomlpb"}},
 	{"internal/checkpoint", []string{"task", "internal/options"}},
-	{"internal/container/...", []string{"task", "internal/bundle", "internal/cgroup", "internal/checkpoint", "internal/options", "internal/reap", "internal/container/..."}},
+	{"internal/engine", []string{"task", "internal/bundle", "internal/cgroup", "internal/reap"}},
+	{"internal/oci", []string{"task", "internal/bundle", "internal/cgroup", "internal/engine", "internal/options", "internal/reap"}},
+	{"internal/container/...", []string{"task", "internal/bundle", "internal/cgroup", "internal/checkpoint", "internal/engine", "internal/options", "internal/reap", "internal/container/..."}},
 
 	{"internal/wasm/...", []string{"internal/wasm/..."}},
 
@@ -47,16 +49,18 @@ var layers = []layer{
 	}},
 	{"manager", []string{"task", "internal/bootstrap", "internal/bundle", "internal/rootfs", "internal/socket", "internal/daemon"}},
 
-	{"cmd/...", []string{"task", "shim", "manager", "protos/...", "internal/options", "internal/wasm", "internal/container/...", "internal/cgroup"}},
+	{"cmd/...", []string{"task", "shim", "manager", "protos/...", "internal/options", "internal/wasm", "internal/container/...", "internal/oci", "internal/engine", "internal/cgroup"}},
 	{"examples/...", []string{"task", "shim", "manager"}},
 	{"protos/...", nil},
 	{"internal/testkit/...", nil},
+	{"internal/enginetest", []string{"task", "internal/bundle", "internal/reap", "internal/testkit"}},
 	{"test/...", nil},
 }
 
 // onlyIn names the packages that may import a module of others.
 var onlyIn = map[string]string{
 	"github.com/opencontainers/runc": "internal/container/...",
+	"github.com/containerd/go-runc":  "internal/oci",
 	"github.com/pelletier/go-toml":   "internal/tomlpb",
 	"github.com/tetratelabs/wazero":  "internal/wasm/...",
 }
@@ -102,7 +106,7 @@ func TestImports(t *testing.T) {
 				continue
 			}
 			for others, where := range onlyIn {
-				if strings.HasPrefix(path, others+"/") && !fits(where, name) {
+				if strings.HasPrefix(path+"/", others+"/") && !fits(where, name) {
 					t.Errorf("%s imports %s, which only %s may", name, path, where)
 				}
 			}

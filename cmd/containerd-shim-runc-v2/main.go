@@ -1,4 +1,5 @@
-// Command containerd-shim-runc-v2 runs OCI containers for containerd, with libcontainer inside the shim.
+// Command containerd-shim-runc-v2 runs OCI containers for containerd, with libcontainer inside the shim, or with the OCI
+// runtime's binary that a container's options name.
 package main
 
 import (
@@ -6,15 +7,15 @@ import (
 	"fmt"
 
 	"github.com/shimwright/shimwright/internal/cgroup"
-	"github.com/shimwright/shimwright/internal/container"
+	"github.com/shimwright/shimwright/internal/engine"
 	"github.com/shimwright/shimwright/internal/options"
 	"github.com/shimwright/shimwright/shim"
 	"github.com/shimwright/shimwright/task"
 )
 
 func main() {
-	shim.Run(container.Name, func(_ context.Context, env *shim.Env) (task.Runtime, error) {
-		return container.New(container.Config{Namespace: env.Namespace, Reaper: env.Reaper, Log: env.Log}), nil
+	shim.Run(engine.Name, func(_ context.Context, env *shim.Env) (task.Runtime, error) {
+		return newEngines(env), nil
 	}, shim.WithStartHooks(joinCgroup, nil))
 }
 

@@ -38,9 +38,9 @@ func BenchmarkLifecycle(b *testing.B) {
 	h := newHost(b)
 	w := newStopwatch(b)
 	for i := range b.N {
-		r, _ := h.request(fmt.Sprint("c", i), testkit.Spec(h.fs, "true"))
+		r, _ := h.Request(fmt.Sprint("c", i), testkit.Spec(h.Rootfs, "true"))
 		w.step("")
-		c, err := h.Create(b.Context(), r)
+		c, err := h.Make(b.Context(), r)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -61,10 +61,10 @@ func BenchmarkLifecycle(b *testing.B) {
 
 func BenchmarkExec(b *testing.B) {
 	h := newHost(b)
-	c := h.run("c", "sleep", "1000")
+	c := h.Running("c", "sleep", "1000")
 	w := newStopwatch(b)
 	for range b.N {
-		p := h.exec(c, "true")
+		p := h.Exec(c, "true")
 		w.step("")
 		if err := p.Start(b.Context()); err != nil {
 			b.Fatal(err)
@@ -78,7 +78,7 @@ func BenchmarkExec(b *testing.B) {
 
 func BenchmarkPauseResume(b *testing.B) {
 	h := newHost(b)
-	c := h.run("c", "sleep", "1000").(task.Pauser)
+	c := h.Running("c", "sleep", "1000").(task.Pauser)
 	for b.Loop() {
 		if err := c.Pause(b.Context()); err != nil {
 			b.Fatal(err)
@@ -91,7 +91,7 @@ func BenchmarkPauseResume(b *testing.B) {
 
 func BenchmarkStats(b *testing.B) {
 	h := newHost(b)
-	c := h.run("c", "sleep", "1000").(task.Stater)
+	c := h.Running("c", "sleep", "1000").(task.Stater)
 	for b.Loop() {
 		if _, err := c.Stats(b.Context()); err != nil {
 			b.Fatal(err)
@@ -101,7 +101,7 @@ func BenchmarkStats(b *testing.B) {
 
 func BenchmarkPIDs(b *testing.B) {
 	h := newHost(b)
-	c := h.run("c", "sleep", "1000").(task.Lister)
+	c := h.Running("c", "sleep", "1000").(task.Lister)
 	for b.Loop() {
 		if _, err := c.PIDs(b.Context()); err != nil {
 			b.Fatal(err)

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shimwright/shimwright/internal/checkpoint"
+	"github.com/shimwright/shimwright/internal/engine"
 	"github.com/shimwright/shimwright/internal/options"
 	"github.com/shimwright/shimwright/task"
 )
@@ -93,15 +94,14 @@ func (t *Task) checkpoint(ctx context.Context, r *task.CheckpointRequest) (err e
 		ManageCgroupsMode:       o.CgroupsMode,
 		StatusFd:                -1,
 	}
-	struck := t.struck.Load()
-	if o.Exit {
-		t.struck.Store(true) // criu's SIGKILL is not the OOM killer's
-	}
+	struck := o.Exit && t.Strike(true) // criu's SIGKILL is not the OOM killer's
 	err = t.dump(ctx, c, dump)
 	if err != nil {
-		t.struck.Store(struck)
+		if struck {
+			t.Strike(false)
+		}
 		if status == libcontainer.Running {
-			t.group.Thaw() // criu does it, unless it was killed
+			t.Group.Thaw() // criu does it, unless it was killed
 		}
 		return checkpoint.Explain(err, desk.keep(checkpoint.DumpLog, checkpoint.KeptDumpLog))
 	}
@@ -118,17 +118,17 @@ func (t *Task) dump(ctx context.Context, c *libcontainer.Container, o *libcontai
 	defer cancel(nil)
 	go func() { // ends with this call
 		select {
-		case <-t.child.Done():
+		case <-t.Child.Done():
 		case <-ctx.Done():
 			return
 		}
 		select {
-		case <-time.After(patience):
+		case <-time.After(engine.Patience):
 			cancel(fmt.Errorf("criu goes on without the container, which has ended: %w", errdefs.ErrAborted))
 		case <-ctx.Done():
 		}
 	}()
-	return t.engine.fly(ctx, newFlight(), func() error { return c.Checkpoint(o) })
+	return t.engine.fly(ctx, engine.NewFlight(), func() error { return c.Checkpoint(o) })
 }
 
 // emptyNamespaces are those whose contents are not criu's to restore: like runc, the engine leaves networks to whoever
@@ -138,10 +138,10 @@ const emptyNamespaces = unix.CLONE_NEWNET
 // end waits until a container is dead that criu has killed, and thawed for that if it was paused.
 func (t *Task) end(ctx context.Context) error {
 	select {
-	case <-t.child.Done():
+	case <-t.Child.Done():
 		return nil
-	case <-time.After(patience):
-		return fmt.Errorf("process %d does not end after the checkpoint: %w", t.child.PID(), errdefs.ErrUnavailable)
+	case <-time.After(engine.Patience):
+		return fmt.Errorf("process %d does not end after the checkpoint: %w", t.Child.PID(), errdefs.ErrUnavailable)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -157,7 +157,7 @@ func (t *Task) withStreams(c *libcontainer.Container, desk *desk, criu checkpoin
 	if err != nil {
 		return nil, nil, err
 	}
-	pids, err := t.group.PIDs()
+	pids, err := t.Group.PIDs()
 	if err != nil {
 		return nil, nil, err
 	}

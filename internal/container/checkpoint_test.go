@@ -26,6 +26,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/shimwright/shimwright/internal/container"
+	"github.com/shimwright/shimwright/internal/enginetest"
 	"github.com/shimwright/shimwright/internal/testkit"
 	"github.com/shimwright/shimwright/task"
 )
@@ -74,34 +75,34 @@ func pack(t testing.TB, m proto.Message) *anypb.Any {
 
 // begin creates and starts what r asks for.
 func (h *host) begin(r *task.CreateRequest) task.Task {
-	h.t.Helper()
-	c := h.must(r)
-	if err := c.Start(h.t.Context()); err != nil {
+	h.T.Helper()
+	c := h.Must(r)
+	if err := c.Start(h.T.Context()); err != nil {
 		log, _ := os.ReadFile(filepath.Join(r.Bundle, "criu-restore.log"))
-		h.t.Fatalf("%v\n%s", err, log)
+		h.T.Fatalf("%v\n%s", err, log)
 	}
 	return c
 }
 
 // dump checkpoints c into a new image.
 func (h *host) dump(c task.Task, o *runcoptions.CheckpointOptions) (image string, err error) {
-	h.t.Helper()
-	image = filepath.Join(h.t.TempDir(), "new", "image")
-	return image, c.(task.Checkpointer).Checkpoint(h.t.Context(), &task.CheckpointRequest{Path: image, Options: pack(h.t, o)})
+	h.T.Helper()
+	image = filepath.Join(h.T.TempDir(), "new", "image")
+	return image, c.(task.Checkpointer).Checkpoint(h.T.Context(), &task.CheckpointRequest{Path: image, Options: pack(h.T, o)})
 }
 
 // dumped is dump that ends c.
 func (h *host) dumped(c task.Task, r *task.CreateRequest, o *runcoptions.CheckpointOptions) (image string) {
-	h.t.Helper()
+	h.T.Helper()
 	o.Exit = true
 	image, err := h.dump(c, o)
 	if err != nil {
 		log, _ := os.ReadFile(filepath.Join(r.Bundle, "criu-dump.log"))
-		h.t.Fatalf("%v\n%s", err, log)
+		h.T.Fatalf("%v\n%s", err, log)
 	}
-	exitsWith(h.t, c, 137)
-	if err := c.Delete(h.t.Context()); err != nil {
-		h.t.Fatal(err)
+	enginetest.ExitsWith(h.T, c, 137)
+	if err := c.Delete(h.T.Context()); err != nil {
+		h.T.Fatal(err)
 	}
 	return image
 }
@@ -111,20 +112,20 @@ func stop(t *testing.T, c task.Task) {
 	if err := c.Kill(t.Context(), syscall.SIGKILL, true); err != nil {
 		t.Error(err)
 	}
-	exitsWith(t, c, 137)
+	enginetest.ExitsWith(t, c, 137)
 }
 
 func TestRestoredTaskGoesOn(t *testing.T) {
 	h := newCriuHost(t)
 	// Output also goes to a file that is opened once, and comes from two processes.
-	r, out := h.request("c", testkit.Spec(h.fs, "sh", "-c", "exec 3>/root/log; ("+count+") | while read i; do echo $i; echo $i >&3; done"))
+	r, out := h.Request("c", testkit.Spec(h.Rootfs, "sh", "-c", "exec 3>/root/log; ("+count+") | while read i; do echo $i; echo $i >&3; done"))
 	c := h.begin(r)
 	numbers(t, out, 3)
 	image := h.dumped(c, r, &runcoptions.CheckpointOptions{})
 
-	r, again := h.request("d", r.Spec)
+	r, again := h.Request("d", r.Spec)
 	r.Checkpoint = image
-	d := h.must(r)
+	d := h.Must(r)
 	if pid := d.PID(); pid != 0 {
 		t.Errorf("process %d before the start", pid)
 	}
@@ -144,11 +145,11 @@ func TestRestoredTaskGoesOn(t *testing.T) {
 	if err := d.(task.Pauser).Resume(t.Context()); err != nil {
 		t.Error(err)
 	}
-	x := h.exec(d, "true")
+	x := h.Exec(d, "true")
 	if err := x.Start(t.Context()); err != nil {
 		t.Error(err)
 	} else {
-		exitsWith(t, x, 0)
+		enginetest.ExitsWith(t, x, 0)
 	}
 	if pids, err := d.(task.Lister).PIDs(t.Context()); err != nil || len(pids) < 2 {
 		t.Errorf("%v, %v", pids, err)
@@ -156,7 +157,7 @@ func TestRestoredTaskGoesOn(t *testing.T) {
 	if _, err := d.(task.Stater).Stats(t.Context()); err != nil {
 		t.Error(err)
 	}
-	state, err := os.ReadFile(filepath.Join(h.state("d"), "state.json"))
+	state, err := os.ReadFile(filepath.Join(h.State("d"), "state.json"))
 	if err != nil || strings.Contains(string(state), "org.criu.config") {
 		t.Errorf("the state tells of criu's configuration: %v", err)
 	}
@@ -165,7 +166,7 @@ func TestRestoredTaskGoesOn(t *testing.T) {
 		t.Errorf("checkpoint of a restored task: %v", err)
 	}
 	stop(t, d)
-	log, err := os.Open(filepath.Join(h.fs, "root", "log"))
+	log, err := os.Open(filepath.Join(h.Rootfs, "root", "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,11 +200,11 @@ func TestRestoredTaskHasNewStreams(t *testing.T) {
 	defer regular.Close()
 	_, in := open("stdin", os.O_RDWR)
 	_, first := open("stdout", os.O_RDWR)
-	r, _ := h.request("c", testkit.Spec(h.fs, "sh", "-c", "while read i; do echo $i; echo $i >&2; done"))
+	r, _ := h.Request("c", testkit.Spec(h.Rootfs, "sh", "-c", "while read i; do echo $i; echo $i >&2; done"))
 	r.IO = task.IO{Stdin: in, Stdout: first, Stderr: regular}
 	c := h.begin(r)
 	_, execOut := open("exec", os.O_RDWR)
-	x, err := c.(task.Execer).Exec(t.Context(), &task.ExecRequest{ID: "x", Spec: process("sleep", "1000"), IO: task.IO{Stdin: in, Stdout: execOut, Stderr: execOut}})
+	x, err := c.(task.Execer).Exec(t.Context(), &task.ExecRequest{ID: "x", Spec: enginetest.Process("sleep", "1000"), IO: task.IO{Stdin: in, Stdout: execOut, Stderr: execOut}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +219,7 @@ func TestRestoredTaskHasNewStreams(t *testing.T) {
 	if err := x.Kill(t.Context(), syscall.SIGKILL, false); err != nil {
 		t.Error(err)
 	}
-	exitsWith(t, x, 137)
+	enginetest.ExitsWith(t, x, 137)
 	image := h.dumped(c, r, &runcoptions.CheckpointOptions{})
 
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
@@ -234,7 +235,7 @@ func TestRestoredTaskHasNewStreams(t *testing.T) {
 		}
 		defer pr.Close()
 		defer pw.Close()
-		r, _ := h.request(name, r.Spec)
+		r, _ := h.Request(name, r.Spec)
 		r.IO = task.IO{Stdin: in, Stdout: pw, Stderr: stderr}
 		r.Checkpoint = image
 		d := h.begin(r)
@@ -251,7 +252,7 @@ func TestRestoredTaskHasNewStreams(t *testing.T) {
 
 func TestCheckpointLeavesTheTaskAsItWas(t *testing.T) {
 	h := newCriuHost(t)
-	r, out := h.request("c", testkit.Spec(h.fs, "sh", "-c", count))
+	r, out := h.Request("c", testkit.Spec(h.Rootfs, "sh", "-c", count))
 	c := h.begin(r)
 	numbers(t, out, 2)
 	for _, mode := range []string{"", "soft", "full", "strict", "ignore"} {
@@ -271,7 +272,7 @@ func TestCheckpointLeavesTheTaskAsItWas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := h.exec(c, "true")
+	x := h.Exec(c, "true")
 	if err := x.Start(t.Context()); !errors.Is(err, errdefs.ErrFailedPrecondition) {
 		t.Errorf("it is no longer paused: %v", err)
 	}
@@ -289,7 +290,7 @@ func TestCheckpointLeavesTheTaskAsItWas(t *testing.T) {
 	}
 	h.dumped(c, r, &runcoptions.CheckpointOptions{}) // ends a paused one too
 
-	r, again := h.request("d", r.Spec)
+	r, again := h.Request("d", r.Spec)
 	r.Checkpoint = image
 	d := h.begin(r) // dumped while it was paused, restored running
 	numbers(t, again, 3)
@@ -300,7 +301,7 @@ func TestCheckpointPaths(t *testing.T) {
 	h := newCriuHost(t)
 	dir := t.TempDir()
 	work, image, restoreWork := filepath.Join(dir, "work"), filepath.Join(dir, "image"), filepath.Join(dir, "restore")
-	r, _ := h.request("c", testkit.Spec(h.fs, "sleep", "1000"))
+	r, _ := h.Request("c", testkit.Spec(h.Rootfs, "sleep", "1000"))
 	r.Options = pack(t, &runcoptions.Options{CriuWorkPath: restoreWork})
 	c := h.begin(r)
 	err := c.(task.Checkpointer).Checkpoint(t.Context(), &task.CheckpointRequest{
@@ -309,11 +310,11 @@ func TestCheckpointPaths(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	exitsWith(t, c, 137)
+	enginetest.ExitsWith(t, c, 137)
 	if err := c.Delete(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	again, _ := h.request("d", r.Spec)
+	again, _ := h.Request("d", r.Spec)
 	again.Options, again.Checkpoint = r.Options, image
 	stop(t, h.begin(again))
 	for _, want := range []string{filepath.Join(image, "pages-1.img"), filepath.Join(work, "dump.log"), filepath.Join(restoreWork, "restore.log")} {
@@ -326,7 +327,7 @@ func TestCheckpointPaths(t *testing.T) {
 // What is tied to the world outside is only dumped if the client allows it. Else the error says how to allow it.
 func TestCheckpointNeedsLeave(t *testing.T) {
 	h := newCriuHost(t)
-	holder := filepath.Join(h.fs, "bin", "holder")
+	holder := filepath.Join(h.Rootfs, "bin", "holder")
 	if out, err := exec.Command("cc", "-static", "-O", "-o", holder, "testdata/holder.c").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -361,7 +362,7 @@ func TestCheckpointNeedsLeave(t *testing.T) {
 			allowed: &runcoptions.CheckpointOptions{FileLocks: true},
 			hint:    "file_locks",
 			check: func() error {
-				f, err := os.Open(filepath.Join(h.fs, "root", "lock"))
+				f, err := os.Open(filepath.Join(h.Rootfs, "root", "lock"))
 				if err != nil {
 					return err
 				}
@@ -395,12 +396,12 @@ func TestCheckpointNeedsLeave(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := &host{Engine: h.Engine, t: t, root: h.root, fs: h.fs}
-			spec := testkit.Spec(h.fs, test.args...)
+			h := &host{h.With(t)}
+			spec := testkit.Spec(h.Rootfs, test.args...)
 			if test.spec != nil {
 				test.spec(spec)
 			}
-			r, out := h.request(name, spec)
+			r, out := h.Request(name, spec)
 			c := h.begin(r)
 			numbers(t, out, 2)
 			if image, err := h.dump(c, &runcoptions.CheckpointOptions{Exit: true}); err == nil || !strings.Contains(err.Error(), test.hint) {
@@ -410,7 +411,7 @@ func TestCheckpointNeedsLeave(t *testing.T) {
 			}
 			numbers(t, out, 4) // it goes on
 			image := h.dumped(c, r, test.allowed)
-			r, again := h.request(name+"2", spec)
+			r, again := h.Request(name+"2", spec)
 			r.Checkpoint = image
 			d := h.begin(r)
 			if last := numbers(t, again, 4); last < 8 {
@@ -471,9 +472,9 @@ func TestCheckpointOfATerminal(t *testing.T) {
 	h := newCriuHost(t)
 	for name, o := range map[string]*runcoptions.CheckpointOptions{"plain": {}, "allowed": {Terminal: true}} {
 		t.Run(name, func(t *testing.T) {
-			h := &host{Engine: h.Engine, t: t, root: h.root, fs: h.fs}
+			h := &host{h.With(t)}
 			begin := func(id, image string) (task.Task, *task.CreateRequest, *os.File) {
-				r, _ := h.request(id, testkit.Spec(h.fs, "sh", "-c", count))
+				r, _ := h.Request(id, testkit.Spec(h.Rootfs, "sh", "-c", count))
 				r.Spec.Process.Terminal = true
 				var master *os.File
 				r.IO = task.IO{Terminal: true, SetConsole: func(m *os.File) error { master = m; return nil }}
@@ -499,7 +500,7 @@ func TestCheckpointOfATerminal(t *testing.T) {
 
 func TestCheckpointWithoutCriu(t *testing.T) {
 	h := newCriuHost(t)
-	r, out := h.request("c", testkit.Spec(h.fs, "sh", "-c", count))
+	r, out := h.Request("c", testkit.Spec(h.Rootfs, "sh", "-c", count))
 	c := h.begin(r)
 	image, err := h.dump(c, new(runcoptions.CheckpointOptions))
 	if err != nil {
@@ -519,9 +520,9 @@ func TestCheckpointWithoutCriu(t *testing.T) {
 			t.Errorf("%s: a directory is left: %v", name, err)
 		}
 		numbers(t, out, 3)
-		again, _ := h.request("d", r.Spec)
+		again, _ := h.Request("d", r.Spec)
 		again.Checkpoint = image
-		if _, err := h.Create(t.Context(), again); !errors.Is(err, errdefs.ErrFailedPrecondition) || !strings.Contains(err.Error(), "install criu") {
+		if _, err := h.Make(t.Context(), again); !errors.Is(err, errdefs.ErrFailedPrecondition) || !strings.Contains(err.Error(), "install criu") {
 			t.Errorf("%s: restore: %v", name, err)
 		}
 	}
@@ -530,31 +531,31 @@ func TestCheckpointWithoutCriu(t *testing.T) {
 
 func TestRestoreThatFailsLeavesNothing(t *testing.T) {
 	h := newCriuHost(t)
-	r, _ := h.request("c", testkit.Spec(h.fs, "sh", "-c", count))
+	r, _ := h.Request("c", testkit.Spec(h.Rootfs, "sh", "-c", count))
 	c := h.begin(r)
 	image := h.dumped(c, r, new(runcoptions.CheckpointOptions))
-	again, _ := h.request("d", r.Spec)
+	again, _ := h.Request("d", r.Spec)
 	for name, want := range map[string]error{"/nosuch": errdefs.ErrNotFound, "relative": errdefs.ErrInvalidArgument, t.TempDir(): errdefs.ErrInvalidArgument} {
 		again.Checkpoint = name
-		if _, err := h.Create(t.Context(), again); !errors.Is(err, want) {
+		if _, err := h.Make(t.Context(), again); !errors.Is(err, want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	again.Checkpoint = image
 	again.Spec = &specs.Spec{Version: specs.Version}
-	if _, err := h.Create(t.Context(), again); !errors.Is(err, errdefs.ErrInvalidArgument) {
+	if _, err := h.Make(t.Context(), again); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Errorf("empty spec: %v", err)
 	}
 
 	// Nothing before the start, nothing after one that fails.
-	again.Spec = testkit.Spec(h.fs, "sh", "-c", count)
-	d := h.must(again)
+	again.Spec = testkit.Spec(h.Rootfs, "sh", "-c", count)
+	d := h.Must(again)
 	nothing := func() {
 		t.Helper()
-		if _, err := os.Lstat(h.state("d")); !errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Lstat(h.State("d")); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("state is left: %v", err)
 		}
-		if dirs := cgroups(again.Spec); len(dirs) > 0 {
+		if dirs := enginetest.Cgroups(again.Spec); len(dirs) > 0 {
 			t.Errorf("cgroups are left: %v", dirs)
 		}
 	}
@@ -584,7 +585,7 @@ func TestRestoreThatFailsLeavesNothing(t *testing.T) {
 
 func TestKillEndsARestore(t *testing.T) {
 	h := newCriuHost(t)
-	r, _ := h.request("c", testkit.Spec(h.fs, "sleep", "1000"))
+	r, _ := h.Request("c", testkit.Spec(h.Rootfs, "sleep", "1000"))
 	c := h.begin(r)
 	image := h.dumped(c, r, new(runcoptions.CheckpointOptions))
 
@@ -595,9 +596,9 @@ func TestKillEndsARestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	again, _ := h.request("d", r.Spec)
+	again, _ := h.Request("d", r.Spec)
 	again.Checkpoint = image
-	d := h.must(again)
+	d := h.Must(again)
 	failed := make(chan error, 1)
 	go func() { failed <- d.Start(context.WithoutCancel(t.Context())) }()
 	testkit.Await(t, 10*time.Second, "criu is called", func() bool { _, err := os.Stat(mark); return err == nil })
@@ -612,7 +613,7 @@ func TestKillEndsARestore(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Fatal("the restore goes on")
 	}
-	if _, err := os.Lstat(h.state("d")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Lstat(h.State("d")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("state is left: %v", err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shimwright/shimwright/internal/cgroup"
+	"github.com/shimwright/shimwright/internal/engine"
 	"github.com/shimwright/shimwright/internal/options"
 	"github.com/shimwright/shimwright/task"
 )
@@ -53,7 +54,7 @@ func (e *Engine) CreateProgram(ctx context.Context, r *task.CreateRequest, progr
 		return nil, err
 	}
 	t.program = program
-	f := newFlight()
+	f := engine.NewFlight()
 	if err := e.fly(ctx, f, func() error { return t.create(f, r, o) }); err != nil {
 		return nil, fmt.Errorf("OCI runtime create failed: runc create failed: %w", err)
 	}
@@ -73,11 +74,13 @@ func (e *Engine) begin(r *task.CreateRequest) (*Task, *options.Options, error) {
 		return nil, nil, err
 	}
 	t := newTask(e, r, o)
-	return t, o, t.own(&r.IO)
+	return t, o, t.Own(&r.IO)
 }
 
 func newTask(e *Engine, r *task.CreateRequest, o *options.Options) *Task {
-	return &Task{engine: e, id: r.ID, bundle: r.Bundle, states: e.states(o), uid: int(o.IoUid), gid: int(o.IoGid), program: kernel{}}
+	t := &Task{engine: e, id: r.ID, bundle: r.Bundle, states: e.states(o), program: kernel{}}
+	t.Log, t.UID, t.GID = e.log.With("id", r.ID), int(o.IoUid), int(o.IoGid)
+	return t
 }
 
 // prepare translates r on a thread of its own: libcontainer takes relative paths to be in the current directory, and a
@@ -102,7 +105,7 @@ func prepare(r *task.CreateRequest, o *options.Options) (*libcontainer.Process, 
 }
 
 // create is Create on a thread of its own.
-func (t *Task) create(f *flight, r *task.CreateRequest, o *options.Options) (err error) {
+func (t *Task) create(f *engine.Flight, r *task.CreateRequest, o *options.Options) (err error) {
 	p, config, err := prepare(r, o)
 	if err != nil {
 		return err
@@ -141,11 +144,11 @@ func (t *Task) create(f *flight, r *task.CreateRequest, o *options.Options) (err
 		return err
 	}
 	if early(t.program, r.Spec) {
-		if err := t.load(f.context()); err != nil {
+		if err := t.load(f.Context()); err != nil {
 			return err
 		}
 	}
-	return f.calledOff()
+	return f.CalledOff()
 }
 
 // adopt takes charge of the init p, which runs.
@@ -154,10 +157,10 @@ func (t *Task) adopt(c *libcontainer.Container, p *libcontainer.Process, config 
 	if err != nil {
 		return err
 	}
-	t.group = maps.Clone(cgroup.Group(state.CgroupPaths))
-	t.private = config.Namespaces.IsPrivate(configs.NEWPID)
-	t.ooms = t.group.OOMs()
-	t.child, err = t.engine.reaper.Watch(state.InitProcessPid)
+	t.Group = maps.Clone(cgroup.Group(state.CgroupPaths))
+	t.Private = config.Namespaces.IsPrivate(configs.NEWPID)
+	t.OOMs = t.Group.OOMs()
+	t.Child, err = t.engine.reaper.Watch(state.InitProcessPid)
 	if err != nil {
 		_ = p.Signal(unix.SIGKILL)
 		_, _ = p.Wait()
@@ -167,18 +170,18 @@ func (t *Task) adopt(c *libcontainer.Container, p *libcontainer.Process, config 
 
 // undo removes what a failed create has left.
 func (t *Task) undo(c *libcontainer.Container) {
-	if t.child != nil {
-		_ = t.child.Signal(unix.SIGKILL)
-		<-t.child.Done()
+	if t.Child != nil {
+		_ = t.Child.Signal(unix.SIGKILL)
+		<-t.Child.Done()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), engine.Patience)
 	defer cancel()
 	poststop := t.engine.takePoststop(t.id, c)
 	if guard(c.Destroy) == nil {
 		poststop(ctx)
 		return
 	}
-	if err := t.engine.remove(ctx, t.states, t.id, t.group); err != nil {
+	if err := t.engine.remove(ctx, t.states, t.id, t.Group); err != nil {
 		t.engine.log.Error("undo create", "id", t.id, "err", err)
 	}
 }

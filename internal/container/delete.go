@@ -7,19 +7,16 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/specconv"
-	"github.com/opencontainers/runc/libcontainer/system"
-	"golang.org/x/sys/unix"
 
 	"github.com/shimwright/shimwright/internal/bundle"
 	"github.com/shimwright/shimwright/internal/cgroup"
+	"github.com/shimwright/shimwright/internal/engine"
 	"github.com/shimwright/shimwright/internal/options"
 	"github.com/shimwright/shimwright/task"
 )
@@ -33,26 +30,15 @@ func (t *Task) Delete(ctx context.Context) error {
 }
 
 func (t *Task) delete(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, engine.Patience)
 	defer cancel()
-	t.struck.Store(true)
-	if t.child.Signal(syscall.SIGKILL) == nil { // created
-		t.group.Thaw()
-	}
-	select {
-	case <-t.child.Done():
-	case <-ctx.Done():
-		return fmt.Errorf("wait for process %d: %w", t.child.PID(), ctx.Err())
-	}
-	if !t.private {
-		if err := t.group.Kill(ctx); err != nil {
-			return err
-		}
-	}
-	if err := t.engine.remove(ctx, t.states, t.id, t.group); err != nil {
+	if err := t.End(ctx); err != nil {
 		return err
 	}
-	t.ooms.Close()
+	if err := t.engine.remove(ctx, t.states, t.id, t.Group); err != nil {
+		return err
+	}
+	t.OOMs.Close()
 	return nil
 }
 
@@ -63,12 +49,12 @@ func (e *Engine) Delete(ctx context.Context, id, dir string) (task.Exit, error) 
 		e.log.Warn("delete goes on with the default options", "id", id, "err", err)
 	}
 	states := e.states(o)
-	pid, started := survivor(dir)
+	pid, started := engine.Survivor(dir)
 	_, err = os.Lstat(filepath.Join(states, id))
 	if errors.Is(err, fs.ErrNotExist) && pid == 0 {
 		return task.Exit{}, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, engine.Patience)
 	defer cancel()
 	exit, err := e.deleteAll(ctx, states, id, dir, o, pid, started)
 	if err != nil {
@@ -89,7 +75,7 @@ func (e *Engine) deleteAll(ctx context.Context, states, id, dir string, o *optio
 	}
 	if pid != 0 && len(group) == 0 {
 		group, err = cgroup.Of(pid)
-		if stat, serr := system.Stat(pid); serr != nil || stat.StartTime != started {
+		if began, alive := engine.Started(pid); !alive || began != started {
 			group = nil // it has ended meanwhile: these may be another's
 		}
 	}
@@ -99,7 +85,7 @@ func (e *Engine) deleteAll(ctx context.Context, states, id, dir string, o *optio
 	if state != nil {
 		pid, started = state.InitProcessPid, state.InitProcessStartTime
 	}
-	if exit, err = kill(ctx, pid, started, group); err != nil {
+	if exit, err = engine.Kill(ctx, pid, started, group); err != nil {
 		return exit, err
 	}
 	if err := group.Kill(ctx); err != nil {
@@ -109,33 +95,6 @@ func (e *Engine) deleteAll(ctx context.Context, states, id, dir string, o *optio
 		return exit, err
 	}
 	return exit, group.Remove(ctx) // with the state gone, remove has not looked at it
-}
-
-// survivor is the pid that the bundle notes of a container's init, with its start time, if that still runs; else 0. A
-// process that began before the note was written, with the pid that the note says, is the one that was meant.
-func survivor(dir string) (pid int, started uint64) {
-	pid, err := bundle.ReadPID(dir)
-	if err != nil {
-		return 0, 0
-	}
-	note, err := os.Stat(filepath.Join(dir, bundle.InitPIDFile))
-	if err != nil {
-		return 0, 0
-	}
-	stat, err := system.Stat(pid)
-	if err != nil || stat.State == system.Zombie || stat.State == system.Dead {
-		return 0, 0
-	}
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
-		return 0, 0
-	}
-	const ticks = 100 // a second, USER_HZ
-	age := time.Duration(now.Nano()) - time.Duration(stat.StartTime)*(time.Second/ticks)
-	if time.Now().Add(-age).After(note.ModTime().Add(time.Second)) {
-		return 0, 0
-	}
-	return pid, stat.StartTime
 }
 
 // stateOf is the state that another process has written, nil if it is missing or torn.
@@ -179,43 +138,6 @@ func managerOf(id, dir string, o *options.Options) (m cgroups.Manager, err error
 		return err
 	})
 	return m, err
-}
-
-// kill kills process pid, unless it has ended and its pid is another's, and waits for its end. It is not our child.
-func kill(ctx context.Context, pid int, startTime uint64, group cgroup.Group) (task.Exit, error) {
-	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
-	if err != nil {
-		return task.Exit{}, nil
-	}
-	pidfd := os.NewFile(uintptr(fd), "pidfd")
-	defer pidfd.Close()
-	stat, err := system.Stat(pid)
-	if err != nil || stat.StartTime != startTime || stat.State == system.Zombie || stat.State == system.Dead {
-		return task.Exit{}, nil
-	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
-		return task.Exit{}, nil
-	}
-	group.Thaw()
-	if err := readable(ctx, pidfd); err != nil {
-		return task.Exit{}, fmt.Errorf("wait for process %d: %w", pid, err)
-	}
-	return task.Exit{Status: 128 + int(unix.SIGKILL), At: time.Now()}, nil
-}
-
-// readable waits until pidfd's process has ended.
-func readable(ctx context.Context, pidfd *os.File) error {
-	if deadline, ok := ctx.Deadline(); ok {
-		_ = pidfd.SetReadDeadline(deadline)
-	}
-	conn, err := pidfd.SyscallConn()
-	if err != nil {
-		return err
-	}
-	return conn.Read(func(fd uintptr) bool {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		return err == nil && n > 0
-	})
 }
 
 // remove frees container id, whose processes have ended: the cgroup, and the state below states. What is not there is no

@@ -1,7 +1,6 @@
 package container_test
 
 import (
-	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,15 +11,10 @@ import (
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 
 	"github.com/shimwright/shimwright/internal/bundle"
-	"github.com/shimwright/shimwright/internal/container"
+	"github.com/shimwright/shimwright/internal/enginetest"
 	"github.com/shimwright/shimwright/internal/testkit"
 	"github.com/shimwright/shimwright/task"
 )
-
-// after makes the engine of a `delete`, which knows nothing but the bundle.
-func (h *host) after() *container.Engine {
-	return container.New(container.Config{Root: h.root, Namespace: namespace})
-}
 
 func TestDeleteAfterTheShim(t *testing.T) {
 	h := newHost(t)
@@ -46,28 +40,21 @@ func TestDeleteAfterTheShim(t *testing.T) {
 	} {
 		for _, own := range []bool{true, false} { // pid namespaces
 			t.Run(name, func(t *testing.T) {
-				h := &host{Engine: h.Engine, t: t, root: h.root, fs: h.fs}
-				r, _ := h.request("c", testkit.Spec(h.fs, "sh", "-c", "sleep 1000 & wait"))
+				h := &host{h.With(t)}
+				r, _ := h.Request("c", testkit.Spec(h.Rootfs, "sh", "-c", "sleep 1000 & wait"))
 				if !own {
-					r.Spec.Linux.Namespaces = h.hostPID().Linux.Namespaces
+					r.Spec.Linux.Namespaces = h.HostPID().Linux.Namespaces
 				}
-				config, err := json.Marshal(r.Spec)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := bundle.WriteFile(r.Bundle, bundle.ConfigFile, config); err != nil {
-					t.Fatal(err)
-				}
-				c := h.must(r)
+				c := h.Must(r)
 				if err := c.Start(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				await(t, c, 2)
+				enginetest.Await(t, c, 2)
 				if test.ended {
 					if err := c.Kill(t.Context(), syscall.SIGKILL, true); err != nil {
 						t.Fatal(err)
 					}
-					exitsWith(t, c, 137)
+					enginetest.ExitsWith(t, c, 137)
 				}
 				if test.paused {
 					if err := c.(task.Pauser).Pause(t.Context()); err != nil {
@@ -75,7 +62,7 @@ func TestDeleteAfterTheShim(t *testing.T) {
 					}
 				}
 				if test.state != nil {
-					if err := test.state(filepath.Join(h.state("c"), "state.json")); err != nil {
+					if err := test.state(filepath.Join(h.State("c"), "state.json")); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -84,16 +71,16 @@ func TestDeleteAfterTheShim(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				e, err := h.after().Delete(t.Context(), "c", r.Bundle)
+				e, err := h.After().Delete(t.Context(), "c", r.Bundle)
 				if err != nil {
 					t.Fatal(err)
 				}
 				if e.At.IsZero() != test.unknown || !test.unknown && e.Status != 137 {
 					t.Errorf("exit %+v", e)
 				}
-				h.nothingLeft(r)
-				exitsWith(t, c, 137)
-				if e, err := h.after().Delete(t.Context(), "c", r.Bundle); err != nil || !e.At.IsZero() {
+				h.NothingLeft(r)
+				enginetest.ExitsWith(t, c, 137)
+				if e, err := h.After().Delete(t.Context(), "c", r.Bundle); err != nil || !e.At.IsZero() {
 					t.Errorf("second delete: %+v, %v", e, err)
 				}
 			})
@@ -104,16 +91,16 @@ func TestDeleteAfterTheShim(t *testing.T) {
 // The option root is found in the bundle; torn, it is not.
 func TestDeleteUsesTheBundlesOptions(t *testing.T) {
 	h := newHost(t)
-	r, _ := h.request("c", testkit.Spec(h.fs, "sleep", "1000"))
+	r, _ := h.Request("c", testkit.Spec(h.Rootfs, "sleep", "1000"))
 	root := t.TempDir()
-	r.Options = anyOptions(t, &runcoptions.Options{Root: root})
-	c := h.must(r)
+	r.Options = h.Options(&runcoptions.Options{Root: root})
+	c := h.Must(r)
 	for _, name := range []string{bundle.OptionsFile, bundle.RuntimeFile} {
 		if fi, err := os.Stat(filepath.Join(r.Bundle, name)); err != nil || fi.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v, %v", name, fi, err)
 		}
 	}
-	if _, err := os.Stat(filepath.Join(root, namespace, "c", "state.json")); err != nil {
+	if _, err := os.Stat(filepath.Join(root, enginetest.Namespace, "c", "state.json")); err != nil {
 		t.Error(err)
 	}
 	good, err := os.ReadFile(filepath.Join(r.Bundle, bundle.OptionsFile))
@@ -124,12 +111,12 @@ func TestDeleteUsesTheBundlesOptions(t *testing.T) {
 		if err := bundle.WriteFile(r.Bundle, bundle.OptionsFile, text); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := h.after().Delete(t.Context(), "c", r.Bundle); err != nil {
+		if _, err := h.After().Delete(t.Context(), "c", r.Bundle); err != nil {
 			t.Error(err)
 		}
 	}
-	exitsWith(t, c, 137)
-	if _, err := os.Stat(filepath.Join(root, namespace, "c")); err == nil {
+	enginetest.ExitsWith(t, c, 137)
+	if _, err := os.Stat(filepath.Join(root, enginetest.Namespace, "c")); err == nil {
 		t.Error("state is left")
 	}
 }
@@ -138,17 +125,17 @@ func TestDeleteUsesTheBundlesOptions(t *testing.T) {
 func TestDeleteByThePIDAlone(t *testing.T) {
 	h := newHost(t)
 	for _, own := range []bool{true, false} { // pid namespaces
-		r, _ := h.request("c", testkit.Spec(h.fs, "sh", "-c", "sleep 1000 & wait"))
+		r, _ := h.Request("c", testkit.Spec(h.Rootfs, "sh", "-c", "sleep 1000 & wait"))
 		if !own {
-			r.Spec.Linux.Namespaces = h.hostPID().Linux.Namespaces
+			r.Spec.Linux.Namespaces = h.HostPID().Linux.Namespaces
 		}
 		root := t.TempDir()
-		r.Options = anyOptions(t, &runcoptions.Options{Root: root})
-		c := h.must(r)
+		r.Options = h.Options(&runcoptions.Options{Root: root})
+		c := h.Must(r)
 		if err := c.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		await(t, c, 2)
+		enginetest.Await(t, c, 2)
 		if err := bundle.WritePID(r.Bundle, c.PID()); err != nil {
 			t.Fatal(err)
 		}
@@ -157,12 +144,12 @@ func TestDeleteByThePIDAlone(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if e, err := h.after().Delete(t.Context(), "c", r.Bundle); err != nil || e.Status != 137 || e.At.IsZero() {
+		if e, err := h.After().Delete(t.Context(), "c", r.Bundle); err != nil || e.Status != 137 || e.At.IsZero() {
 			t.Errorf("delete: %+v, %v", e, err)
 		}
-		exitsWith(t, c, 137)
-		await(t, c, 0)
-		if err := os.RemoveAll(filepath.Join(root, namespace)); err != nil {
+		enginetest.ExitsWith(t, c, 137)
+		enginetest.Await(t, c, 0)
+		if err := os.RemoveAll(filepath.Join(root, enginetest.Namespace)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -184,7 +171,7 @@ func TestDeleteLeavesOthersAlone(t *testing.T) {
 	if err := os.Chtimes(filepath.Join(dir, bundle.InitPIDFile), old, old); err != nil {
 		t.Fatal(err)
 	}
-	if e, err := h.after().Delete(t.Context(), "c", dir); err != nil || !e.At.IsZero() {
+	if e, err := h.After().Delete(t.Context(), "c", dir); err != nil || !e.At.IsZero() {
 		t.Errorf("delete: %+v, %v", e, err)
 	}
 	if err := other.Process.Signal(syscall.Signal(0)); err != nil {
@@ -195,7 +182,7 @@ func TestDeleteLeavesOthersAlone(t *testing.T) {
 func TestDeleteOfNothing(t *testing.T) {
 	h := newHost(t)
 	dir := t.TempDir()
-	e := h.after()
+	e := h.After()
 	if exit, err := e.Delete(t.Context(), "c", dir); err != nil || !exit.At.IsZero() {
 		t.Fatalf("%+v, %v", exit, err)
 	}

@@ -8,6 +8,7 @@
 package container
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,16 +21,14 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 
 	_ "github.com/shimwright/shimwright/internal/container/reexec"
+	"github.com/shimwright/shimwright/internal/engine"
 	"github.com/shimwright/shimwright/internal/options"
 	"github.com/shimwright/shimwright/internal/reap"
 )
 
-// DefaultRoot is where the state of containers is kept, in a directory for each namespace.
-const DefaultRoot = "/run/containerd/runc"
-
 // Config is what an Engine works with.
 type Config struct {
-	Root      string       // empty: DefaultRoot; the option "root" of a task overrides it
+	Root      string       // of the states, empty: engine.DefaultRoot; the option "root" of a task overrides it
 	Namespace string       // the daemon's namespace
 	Reaper    *reap.Reaper // nil in a process that starts nothing
 	Log       *slog.Logger // nil: nothing is logged
@@ -46,7 +45,7 @@ type Engine struct {
 func New(c Config) *Engine {
 	e := &Engine{root: c.Root, namespace: c.Namespace, reaper: c.Reaper, log: c.Log}
 	if e.root == "" {
-		e.root = DefaultRoot
+		e.root = engine.DefaultRoot
 	}
 	if e.reaper == nil {
 		e.reaper = reap.New()
@@ -77,6 +76,11 @@ func own(o *options.Options) error {
 
 // rootless tells whether cgroups may be out of reach: there is no real root here.
 func rootless() bool { return os.Geteuid() != 0 || userns.RunningInUserNS() }
+
+// fly is f.Run for what calls into libcontainer.
+func (e *Engine) fly(ctx context.Context, f *engine.Flight, fn func() error) error {
+	return f.Run(ctx, e.reaper, func() error { return guard(fn) })
+}
 
 // load reads the state of container id below dir. ErrNotFound: there is none.
 func load(dir, id string) (c *libcontainer.Container, err error) {

@@ -12,6 +12,8 @@ import (
 	"github.com/opencontainers/runc/libcontainer/utils"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/shimwright/shimwright/internal/engine"
 )
 
 // Hooks run where the runtime spec wants them, in the bundle: libcontainer would run poststart in create, before the
@@ -40,7 +42,7 @@ func state(id string, config *configs.Config, status specs.ContainerState) *spec
 
 // runHook runs a hook in the bundle. It is killed when ctx ends.
 func (e *Engine) runHook(ctx context.Context, hook configs.Hook, state *specs.State) error {
-	return e.fly(ctx, newFlight(), func() error {
+	return e.fly(ctx, engine.NewFlight(), func() error {
 		if err := unix.Chdir(state.Bundle); err != nil {
 			return &os.PathError{Op: "chdir", Path: state.Bundle, Err: err}
 		}
@@ -81,8 +83,8 @@ func (t *Task) executed(ctx context.Context, init os.FileInfo) error {
 		}
 		select {
 		case <-time.After(time.Millisecond):
-		case <-t.child.Done():
-			if status, _ := t.child.Wait(); status == initFailed {
+		case <-t.Child.Done():
+			if status, _ := t.Child.Wait(); status == initFailed {
 				return fmt.Errorf("a startContainer hook has failed, or the process could not be executed; "+
 					"the container's stderr says why: %w", errdefs.ErrFailedPrecondition)
 			}

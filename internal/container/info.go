@@ -17,14 +17,9 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/shimwright/shimwright/internal/engine"
 	"github.com/shimwright/shimwright/internal/options"
 )
-
-// Name is the runtime's, as the daemon knows it.
-const Name = "io.containerd.runc.v2"
-
-// featuresURL is the type under which the daemon decodes features, from JSON.
-const featuresURL = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
 
 // Info describes the runtime with the features of the OCI runtime spec; the version is for the shim to say.
 // ErrInvalidArgument: opts cannot be used.
@@ -41,9 +36,9 @@ func (e *Engine) Info(_ context.Context, opts *anypb.Any) (*types.RuntimeInfo, e
 		return nil, fmt.Errorf("features: %w", err)
 	}
 	return &types.RuntimeInfo{
-		Name:     Name,
+		Name:     engine.Name,
 		Options:  opts,
-		Features: &anypb.Any{TypeUrl: featuresURL, Value: data},
+		Features: &anypb.Any{TypeUrl: engine.FeaturesURL, Value: data},
 	}, nil
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/shimwright/shimwright/internal/enginetest"
 	"github.com/shimwright/shimwright/internal/testkit"
 	"github.com/shimwright/shimwright/task"
 )
@@ -38,7 +39,7 @@ func TestEndOfACrowd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(h.fs, "crowd"), crowd, 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(h.Rootfs, "crowd"), crowd, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	n := strconv.Itoa(many(t))
@@ -70,15 +71,15 @@ func TestEndOfACrowd(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			args := append([]string{"/crowd"}, test.args...)
-			spec := testkit.Spec(h.fs, args...)
+			spec := testkit.Spec(h.Rootfs, args...)
 			if test.shared {
-				spec = h.hostPID(args...)
+				spec = h.HostPID(args...)
 			}
 			if test.args[0] == "bomb" {
 				spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: new(int64(300))}
 			}
-			r, out := h.request("c", spec)
-			c, err := h.Create(t.Context(), r)
+			r, out := h.Request("c", spec)
+			c, err := h.Make(t.Context(), r)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -100,7 +101,7 @@ func TestEndOfACrowd(t *testing.T) {
 				t.Errorf("kill: %v", err)
 			}
 			killed := time.Since(began)
-			exitsWith(t, c, 137)
+			enginetest.ExitsWith(t, c, 137)
 			if err := c.Delete(t.Context()); err != nil {
 				t.Errorf("delete: %v", err)
 			}
@@ -109,7 +110,7 @@ func TestEndOfACrowd(t *testing.T) {
 			if took > 10*time.Second {
 				t.Errorf("%v is too long", took)
 			}
-			h.nothingLeft(r)
+			h.NothingLeft(r)
 			if left := processesOf(t, "/crowd"); left > 0 {
 				t.Errorf("%d processes are left", left)
 			}

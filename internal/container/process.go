@@ -1,27 +1,27 @@
 package container
 
 import (
-	"errors"
 	"fmt"
-	"math"
 	"os"
-	"path/filepath"
 	"strconv"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	selinux "github.com/opencontainers/selinux/go-selinux"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/shimwright/shimwright/internal/engine"
 	"github.com/shimwright/shimwright/task"
 )
 
 // newProcess makes libcontainer's process of an OCI one. ErrInvalidArgument: the spec cannot be run by anybody.
 func newProcess(p *specs.Process) (*libcontainer.Process, error) {
-	if err := check(p); err != nil {
+	if err := engine.CheckProcess(p); err != nil {
+		return nil, err
+	}
+	if err := checkScheduling(p); err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	lp := &libcontainer.Process{
@@ -65,30 +65,6 @@ func newProcess(p *specs.Process) (*libcontainer.Process, error) {
 	}
 	lp.CPUAffinity = affinity
 	return lp, nil
-}
-
-func check(p *specs.Process) error {
-	switch {
-	case p == nil:
-		return errors.New("process property must not be empty")
-	case p.Cwd == "":
-		return errors.New("Cwd property must not be empty")
-	case !filepath.IsAbs(p.Cwd):
-		return errors.New("Cwd must be an absolute path")
-	case len(p.Args) == 0:
-		return errors.New("args must not be empty")
-	case p.SelinuxLabel != "" && !selinux.GetEnabled():
-		return errors.New("selinux label is specified in config, but selinux is disabled or not supported")
-	}
-	if err := checkScheduling(p); err != nil {
-		return err
-	}
-	for _, id := range append([]uint32{p.User.UID, p.User.GID}, p.User.AdditionalGids...) {
-		if id > math.MaxInt32 {
-			return fmt.Errorf("uids and gids end at %d, %d is beyond", math.MaxInt32, id)
-		}
-	}
-	return nil
 }
 
 // checkScheduling refuses what the init would refuse when the container or the exec is half made.
@@ -139,7 +115,7 @@ func (s *stdio) finish() error {
 		return nil
 	}
 	_ = s.child.Close() // the process has it: if that ends, so does the wait
-	master, err := receiveMaster(s.socket)
+	master, err := engine.ReceiveMaster(s.socket)
 	if err != nil {
 		return fmt.Errorf("receive the terminal: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/shimwright/shimwright/internal/checkpoint"
+	"github.com/shimwright/shimwright/internal/engine"
 	"github.com/shimwright/shimwright/internal/options"
 	"github.com/shimwright/shimwright/task"
 )
@@ -23,9 +24,9 @@ type restored struct {
 	options *options.Options
 
 	mu     sync.Mutex
-	flight *flight // the restore; nil before
-	task   *Task   // nil before the restore is over, and if it failed
-	oom    func()  // called for OOM kills; nil: nobody asked
+	flight *engine.Flight // the restore; nil before
+	task   *Task          // nil before the restore is over, and if it failed
+	oom    func()         // called for OOM kills; nil: nobody asked
 }
 
 // createRestored is Create with an image. What can be checked without restoring it is checked now.
@@ -36,7 +37,7 @@ func (e *Engine) createRestored(ctx context.Context, r *task.CreateRequest, o *o
 	if err := checkpoint.Image(r.Checkpoint, r.ParentCheckpoint); err != nil {
 		return nil, err
 	}
-	err := e.fly(ctx, newFlight(), func() error {
+	err := e.fly(ctx, engine.NewFlight(), func() error {
 		_, _, err := prepare(r, o)
 		return err
 	})
@@ -48,7 +49,7 @@ func (e *Engine) createRestored(ctx context.Context, r *task.CreateRequest, o *o
 
 // Start restores the processes, which go on where they were.
 func (x *restored) Start(ctx context.Context) error {
-	f := newFlight()
+	f := engine.NewFlight()
 	x.mu.Lock()
 	if x.flight != nil {
 		x.mu.Unlock()
@@ -143,12 +144,12 @@ func forget(t *Task, c *libcontainer.Container, labels []string) error {
 func (x *restored) publish(t *Task) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if err := x.flight.calledOff(); err != nil {
+	if err := x.flight.CalledOff(); err != nil {
 		return err
 	}
 	if x.oom != nil {
 		if err := t.WatchOOM(x.oom); err != nil {
-			t.engine.log.Warn("OOM kills are told at an exit only", "id", t.id, "err", err)
+			t.Log.Warn("OOM kills are told at an exit only", "err", err)
 		}
 	}
 	x.task = t
@@ -189,13 +190,13 @@ func (x *restored) Kill(ctx context.Context, sig syscall.Signal, all bool) error
 	case t != nil:
 		x.mu.Unlock()
 		return t.Kill(ctx, sig, all)
-	case f != nil && f.isOver():
+	case f != nil && f.Over():
 		x.mu.Unlock()
 		return fmt.Errorf("container was not restored: %w", errdefs.ErrNotFound)
 	case f != nil && sig == syscall.SIGKILL:
-		f.callOff(errKilled) // under the lock: the restore ends before this, or with it
+		f.CallOff(engine.ErrKilled) // under the lock: the restore ends before this, or with it
 		x.mu.Unlock()
-		go f.hunt() // ends with the restore
+		go f.Hunt() // ends with the restore
 		return nil
 	default:
 		x.mu.Unlock()

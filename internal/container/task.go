@@ -6,53 +6,31 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/proto"
 
-	"github.com/shimwright/shimwright/internal/cgroup"
-	"github.com/shimwright/shimwright/internal/reap"
+	"github.com/shimwright/shimwright/internal/engine"
 	"github.com/shimwright/shimwright/task"
 )
 
-// patience is how long killed processes are waited for: the kernel may have to write a core or finish a disk's work.
-const patience = 10 * time.Second
-
-// Task is a container and its init. All fields but struck are set by create.
+// Task is a container and its init.
 type Task struct {
+	engine.Container
 	engine  *Engine
 	id      string
 	bundle  string
-	states  string       // the directory of the namespace's states
-	group   cgroup.Group // where it runs
-	private bool         // it has a pid namespace of its own, which ends with its init
-	child   *reap.Child  // the init
 	hooks   startHooks
 	program Program // what it runs
 	loaded  bool    // the program waits for its start only
-	ooms    *cgroup.OOMWatch
-	struck  atomic.Bool // somebody sent SIGKILL
-
-	uid, gid int // the owner of its processes' streams, if the options name one
-}
-
-// own gives a process's streams the owner that the options name. As with runc's callers 0 and 0 name none.
-func (t *Task) own(io *task.IO) error {
-	if t.uid == 0 && t.gid == 0 {
-		return nil
-	}
-	return io.Chown(t.uid, t.gid)
+	started bool    // Start was called
+	states  string  // the directory of the namespace's states
 }
 
 // state is the directory of the container's state.
 func (t *Task) state() string { return filepath.Join(t.states, t.id) }
-
-// PID is the init's process id.
-func (t *Task) PID() int { return t.child.PID() }
 
 // Start lets the init, which waits at a FIFO, run the user's program, and then the poststart hooks. The container is
 // killed if a hook fails, or if all this is not done when ctx ends.
@@ -68,13 +46,17 @@ func (t *Task) Start(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	if (started || ctx.Err() != nil) && t.child.Signal(syscall.SIGKILL) == nil {
-		t.group.Thaw()
+	if (started || ctx.Err() != nil) && t.Child.Signal(syscall.SIGKILL) == nil {
+		t.Group.Thaw()
 	}
 	return fmt.Errorf("OCI runtime start failed: %w", err)
 }
 
 func (t *Task) start(ctx context.Context) error {
+	if t.started {
+		return fmt.Errorf("cannot start an already running container: %w", errdefs.ErrFailedPrecondition)
+	}
+	t.started = true
 	if !t.loaded {
 		if err := t.load(ctx); err != nil {
 			return err
@@ -95,7 +77,7 @@ func (t *Task) load(ctx context.Context) error {
 // execute lets the init, which waits at a FIFO, go on.
 func (t *Task) execute(ctx context.Context) error {
 	select {
-	case <-t.child.Done():
+	case <-t.Child.Done():
 		return fmt.Errorf("cannot start a container that has stopped: %w", errdefs.ErrFailedPrecondition)
 	default:
 	}
@@ -113,7 +95,7 @@ func (t *Task) execute(ctx context.Context) error {
 	defer close(over)
 	go func() { // ends with this call
 		select {
-		case <-t.child.Done():
+		case <-t.Child.Done():
 		case <-ctx.Done():
 		case <-over:
 			return
@@ -143,56 +125,14 @@ func (t *Task) execute(ctx context.Context) error {
 	}
 }
 
-// Kill signals the init, or with all everything in the container. SIGKILL reaches a paused container too, and thaws it.
-func (t *Task) Kill(_ context.Context, sig syscall.Signal, all bool) error {
-	ends := sig == syscall.SIGKILL
-	if ends {
-		t.struck.Store(true)
-	}
-	if all && !(ends && t.private) {
-		n, err := t.group.Signal(sig)
-		if ends && t.child.Signal(sig) == nil { // it may have been moved elsewhere
-			n++
-		}
-		if err == nil && n == 0 {
-			return fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
-		}
-		return err
-	}
-	err := t.child.Signal(sig)
-	if err == nil && ends {
-		t.group.Thaw()
-	}
-	return err
-}
-
 // Wait blocks until the init has ended. A container without a pid namespace of its own ends with it: what else runs in
 // it is killed.
 func (t *Task) Wait() task.Exit {
-	status, at := t.child.Wait()
-	status = t.program.Status(status)
+	e := t.Container.Wait()
+	e.Status = t.program.Status(e.Status)
 	t.program.Close()
-	if !t.private {
-		if _, err := t.group.Signal(syscall.SIGKILL); err != nil {
-			t.engine.log.Error("end the container with its init", "id", t.id, "err", err)
-		}
-	}
-	return task.Exit{Status: status, At: at, OOM: t.ooms.Exited(t.shot(status))}
+	return e
 }
-
-// shot tells whether status is that of a SIGKILL which the shim did not send.
-func (t *Task) shot(status int) bool {
-	return status == 128+int(syscall.SIGKILL) && !t.struck.Load()
-}
-
-// WatchOOM makes tell be called for what the OOM killer does in the container.
-func (t *Task) WatchOOM(tell func()) error { return t.ooms.Watch(tell) }
-
-// PIDs are all processes of the container.
-func (t *Task) PIDs(context.Context) ([]int, error) { return t.group.PIDs() }
-
-// Stats are the container's figures as containerd's cgroup metrics.
-func (t *Task) Stats(context.Context) (proto.Message, error) { return t.group.Stats() }
 
 // Pause freezes the container, running or created.
 func (t *Task) Pause(context.Context) error {

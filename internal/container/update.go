@@ -57,7 +57,7 @@ func (t *Task) update(r *task.UpdateRequest) error {
 	}
 	group.Resources = &resources
 	config.Cgroups = &group
-	before := t.group.Limits()
+	before := t.Group.Limits()
 	err = guard(func() error { return c.Set(config) })
 	if err != nil {
 		before.Restore()

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/shimwright/shimwright/internal/enginetest"
 	"github.com/shimwright/shimwright/internal/testkit"
 	"github.com/shimwright/shimwright/task"
 )
@@ -24,7 +25,7 @@ func limitsOf(t *testing.T, spec *specs.Spec, files ...string) map[string]string
 	limits := make(map[string]string)
 	for _, file := range files {
 		dir := "/sys/fs/cgroup"
-		if !unified() {
+		if !enginetest.Unified() {
 			controller, _, _ := strings.Cut(file, ".")
 			dir = filepath.Join(dir, controller)
 		}
@@ -54,10 +55,10 @@ func disk(t *testing.T) (major, minor int64, name string) {
 // Each step updates the same container, and the files of the steps before keep what they said.
 func TestUpdate(t *testing.T) {
 	h := newHost(t)
-	r, _ := h.request("c", testkit.Spec(h.fs, "sleep", "1000"))
+	r, _ := h.Request("c", testkit.Spec(h.Rootfs, "sleep", "1000"))
 	r.Spec.Linux.Resources.CPU = &specs.LinuxCPU{Quota: new(int64(50000)), Period: new(uint64(50000))}
 	r.Spec.Annotations = map[string]string{"kept": "1", "changed": "1"}
-	c := h.must(r)
+	c := h.Must(r)
 	if err := c.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +137,7 @@ func TestUpdate(t *testing.T) {
 			files{"memory.max": "max", "memory.swap.max": "max", "pids.max": "max", "cpu.max": "max 80000", "cpu.max.burst": "0"},
 		},
 	}
-	if unified() {
+	if enginetest.Unified() {
 		steps = append(steps, struct {
 			name   string
 			by     *specs.LinuxResources
@@ -155,7 +156,7 @@ func TestUpdate(t *testing.T) {
 			t.Errorf("%s: %v", step.name, err)
 			continue
 		}
-		if unified() {
+		if enginetest.Unified() {
 			maps.Copy(want, step.v2)
 		} else {
 			maps.Copy(want, step.v1)
@@ -182,7 +183,7 @@ func TestUpdate(t *testing.T) {
 			} `json:"cgroups"`
 		} `json:"config"`
 	}
-	data, err := os.ReadFile(filepath.Join(h.state("c"), "state.json"))
+	data, err := os.ReadFile(filepath.Join(h.State("c"), "state.json"))
 	if err == nil {
 		err = json.Unmarshal(data, &state)
 	}
@@ -197,17 +198,17 @@ func TestUpdate(t *testing.T) {
 	if g := state.Config.Cgroups; g.Memory != -1 || g.Period != 80000 || g.Quota != -1 || g.Pids != -1 {
 		t.Errorf("state.json: %+v", g)
 	}
-	p := h.exec(c, "sh", "-c", "exit 4")
+	p := h.Exec(c, "sh", "-c", "exit 4")
 	if err := p.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	exitsWith(t, p, 4)
+	enginetest.ExitsWith(t, p, 4)
 }
 
 // An update that is refused, at whatever step, leaves each limit as it was.
 func TestRefusedUpdateChangesNothing(t *testing.T) {
 	h := newHost(t)
-	c, r := h.create("c", "sleep", "1000")
+	c, r := h.Created("c", "sleep", "1000")
 	if err := c.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +227,7 @@ func TestRefusedUpdateChangesNothing(t *testing.T) {
 		"memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.soft_limit_in_bytes", "cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us", "pids.max",
 		"blkio.throttle.read_bps_device",
 	}
-	if unified() {
+	if enginetest.Unified() {
 		names = []string{"memory.max", "memory.swap.max", "memory.low", "cpu.weight", "cpu.max", "pids.max", "io.max"}
 	}
 	for name, test := range map[string]struct {
@@ -262,8 +263,8 @@ func TestRefusedUpdateChangesNothing(t *testing.T) {
 
 func TestUpdateOfAStoppedContainer(t *testing.T) {
 	h := newHost(t)
-	c := h.run("c", "true")
-	exitsWith(t, c, 0)
+	c := h.Running("c", "true")
+	enginetest.ExitsWith(t, c, 0)
 	err := c.(task.Updater).Update(t.Context(), &task.UpdateRequest{Resources: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(3))}}})
 	if !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("update: %v", err)

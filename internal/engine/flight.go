@@ -1,4 +1,4 @@
-package container
+package engine
 
 import (
 	"context"
@@ -14,12 +14,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/shimwright/shimwright/internal/reap"
 )
 
-// flight is a start in progress. Until it is over nobody knows the new process, and libcontainer waits for it, its
-// helpers and its hooks under a lock. All of them are children of the thread that the start runs on: there they can be
-// reached. The kernel lists them in /proc/<pid>/task/<tid>/children.
-type flight struct {
+// Flight is a start in progress. Until it is over nobody knows the new process, and whoever makes it waits for it, its
+// helpers and its hooks. All of them are children of the thread that the start runs on, or below those: there they can
+// be reached. The kernel lists them in /proc/<pid>/task/<tid>/children.
+type Flight struct {
 	mu    sync.Mutex
 	tid   int           // the thread; 0 before and after
 	cause error         // why the start was called off
@@ -29,28 +31,30 @@ type flight struct {
 	cancel context.CancelCauseFunc
 }
 
-func newFlight() *flight {
-	f := &flight{over: make(chan struct{})}
+// NewFlight is a start that has not begun.
+func NewFlight() *Flight {
+	f := &Flight{over: make(chan struct{})}
 	f.ctx, f.cancel = context.WithCancelCause(context.Background())
 	return f
 }
 
-func (f *flight) context() context.Context { return f.ctx }
+// Context ends when the start is called off or over.
+func (f *Flight) Context() context.Context { return f.ctx }
 
-// fly runs fn, which starts a process, on a thread of its own. When ctx ends it is called off. If fn fails no child of
+// Run runs fn, which starts a process, on a thread of its own. When ctx ends it is called off. If fn fails no child of
 // the thread is left.
-func (e *Engine) fly(ctx context.Context, f *flight, fn func() error) error {
+func (f *Flight) Run(ctx context.Context, r *reap.Reaper, fn func() error) error {
 	stop := context.AfterFunc(ctx, func() {
-		f.callOff(context.Cause(ctx))
-		f.hunt()
+		f.CallOff(context.Cause(ctx))
+		f.Hunt()
 	})
 	defer stop()
 	defer close(f.over)
 	defer f.cancel(nil)
-	return e.reaper.Spawn(func() error {
+	return r.Spawn(func() error {
 		err := f.begin()
 		if err == nil {
-			err = guard(fn)
+			err = fn()
 		}
 		if err != nil {
 			sweep(unix.Gettid())
@@ -59,14 +63,14 @@ func (e *Engine) fly(ctx context.Context, f *flight, fn func() error) error {
 	})
 }
 
-func (f *flight) begin() error {
+func (f *Flight) begin() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.tid = unix.Gettid()
 	return f.cause
 }
 
-func (f *flight) end(err error) error {
+func (f *Flight) end(err error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.tid = 0
@@ -76,8 +80,8 @@ func (f *flight) end(err error) error {
 	return err
 }
 
-// callOff makes the start fail, unless it is past its last look at calledOff. It does not wait for that.
-func (f *flight) callOff(cause error) {
+// CallOff makes the start fail, unless it is past its last look at CalledOff. It does not wait for that.
+func (f *Flight) CallOff(cause error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.cause == nil {
@@ -86,14 +90,15 @@ func (f *flight) callOff(cause error) {
 	f.cancel(cause)
 }
 
-// calledOff is why the start was called off; nil: it was not.
-func (f *flight) calledOff() error {
+// CalledOff is why the start was called off; nil: it was not.
+func (f *Flight) CalledOff() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.cause
 }
 
-func (f *flight) isOver() bool {
+// Over tells whether the start is over.
+func (f *Flight) Over() bool {
 	select {
 	case <-f.over:
 		return true
@@ -102,8 +107,8 @@ func (f *flight) isOver() bool {
 	}
 }
 
-// hunt kills what a start that was called off has running, and goes on until it is over, which it then soon is.
-func (f *flight) hunt() {
+// Hunt kills what a start that was called off has running, and goes on until it is over, which it then soon is.
+func (f *Flight) Hunt() {
 	for {
 		f.each(killTree)
 		select {
@@ -114,8 +119,8 @@ func (f *flight) hunt() {
 	}
 }
 
-// signal sends sig to what the start has running, and tells whether there was anything.
-func (f *flight) signal(sig syscall.Signal) (sent bool) {
+// Signal sends sig to what the start has running, and tells whether there was anything.
+func (f *Flight) Signal(sig syscall.Signal) (sent bool) {
 	f.each(func(parent string, pid int) {
 		withChild(parent, pid, func(pidfd int) {
 			if unix.PidfdSendSignal(pidfd, sig, nil, 0) == nil {
@@ -127,7 +132,7 @@ func (f *flight) signal(sig syscall.Signal) (sent bool) {
 }
 
 // each calls fn with every child of the thread. Meanwhile the thread stays.
-func (f *flight) each(fn func(parent string, pid int)) {
+func (f *Flight) each(fn func(parent string, pid int)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.tid == 0 {
@@ -139,7 +144,7 @@ func (f *flight) each(fn func(parent string, pid int)) {
 	}
 }
 
-// sweep kills and reaps all children of this thread, tid. What libcontainer started here it has waited for; what a
+// sweep kills and reaps all children of this thread, tid. What has run to its end here was waited for; what a
 // failed start may have left are the stages of an init. It gives up after a second, for a child that does not die.
 func sweep(tid int) {
 	parent := childrenOf(os.Getpid(), tid)

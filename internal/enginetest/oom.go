@@ -1,4 +1,4 @@
-package container_test
+package enginetest
 
 import (
 	"os"
@@ -19,20 +19,20 @@ import (
 const glutton = "dd if=/dev/zero of=/dev/null bs=256M count=1"
 
 // confined is a started container of 64 MiB, and how often it has told of the OOM killer.
-func (h *host) confined(change func(*specs.Spec), args ...string) (task.Task, *task.CreateRequest, *atomic.Int32) {
-	h.t.Helper()
-	r, _ := h.request("c", testkit.Spec(h.fs, args...))
+func (h *Host) confined(change func(*specs.Spec), args ...string) (task.Task, *task.CreateRequest, *atomic.Int32) {
+	h.T.Helper()
+	r, _ := h.Request("c", testkit.Spec(h.Rootfs, args...))
 	r.Spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: new(int64(64 << 20)), Swap: new(int64(64 << 20))}
 	if change != nil {
 		change(r.Spec)
 	}
-	c := h.must(r)
+	c := h.Must(r)
 	told := new(atomic.Int32)
 	if err := c.(task.OOMWatcher).WatchOOM(func() { told.Add(1) }); err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
-	if err := c.Start(h.t.Context()); err != nil {
-		h.t.Fatal(err)
+	if err := c.Start(h.T.Context()); err != nil {
+		h.T.Fatal(err)
 	}
 	return c, r, told
 }
@@ -46,9 +46,9 @@ func oomsTold(t *testing.T, told *atomic.Int32, n int32) {
 }
 
 // The OOM killer takes a child, and the container lives on: that is told at once, and not again at the exit.
-func TestOOMIsToldWhileTheContainerLives(t *testing.T) {
-	h := newHost(t)
-	more := filepath.Join(h.fs, "more")
+func testOOMIsToldWhileTheContainerLives(t *testing.T, e Engine) {
+	h := NewHost(t, e)
+	more := filepath.Join(h.Rootfs, "more")
 	if err := syscall.Mkfifo(more, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -67,11 +67,11 @@ func TestOOMIsToldWhileTheContainerLives(t *testing.T) {
 	oomsTold(t, told, 2)
 }
 
-func TestOOMIsToldBeforeTheExit(t *testing.T) {
-	h := newHost(t)
+func testOOMIsToldBeforeTheExit(t *testing.T, e Engine) {
+	h := NewHost(t, e)
 	c, _, told := h.confined(nil, "sleep", "1000")
 	for n := range int32(3) {
-		p := h.exec(c, "sh", "-c", "exec "+glutton)
+		p := h.Exec(c, "sh", "-c", "exec "+glutton)
 		if err := p.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -81,8 +81,8 @@ func TestOOMIsToldBeforeTheExit(t *testing.T) {
 	}
 }
 
-func TestOOMOfTheInit(t *testing.T) {
-	h := newHost(t)
+func testOOMOfTheInit(t *testing.T, e Engine) {
+	h := NewHost(t, e)
 	c, _, told := h.confined(nil, "sh", "-c", "exec "+glutton)
 	if e := c.Wait(); e.OOM || e.Status != 137 || told.Load() != 1 {
 		t.Errorf("exit %+v, OOM was told %d times", e, told.Load())
@@ -90,19 +90,19 @@ func TestOOMOfTheInit(t *testing.T) {
 }
 
 // systemd removes the cgroup of a scope in the moment in which its last process ends.
-func TestOOMInACgroupThatIsGone(t *testing.T) {
-	h := newHost(t)
+func testOOMInACgroupThatIsGone(t *testing.T, e Engine) {
+	h := NewHost(t, e)
 	gone := make(chan struct{})
 	stop := make(chan struct{})
 	c, _, told := h.confined(func(s *specs.Spec) {
 		s.Linux.CgroupsPath += ".slice/c.scope"
 		parent := filepath.Dir(s.Linux.CgroupsPath)
 		dir := "/sys/fs/cgroup/memory"
-		if unified() {
+		if Unified() {
 			dir = "/sys/fs/cgroup"
 		}
 		t.Cleanup(func() {
-			for _, dir := range cgroups(&specs.Spec{Linux: &specs.Linux{CgroupsPath: parent}}) {
+			for _, dir := range Cgroups(&specs.Spec{Linux: &specs.Linux{CgroupsPath: parent}}) {
 				if err := os.Remove(dir); err != nil {
 					t.Error(err)
 				}
@@ -110,7 +110,7 @@ func TestOOMInACgroupThatIsGone(t *testing.T) {
 		})
 		dir = filepath.Join(dir, s.Linux.CgroupsPath)
 		s.Process.Args = []string{"sh", "-c", "read line < /go; exec " + glutton}
-		if err := syscall.Mkfifo(filepath.Join(h.fs, "go"), 0o600); err != nil {
+		if err := syscall.Mkfifo(filepath.Join(h.Rootfs, "go"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		go func() {
@@ -138,7 +138,7 @@ func TestOOMInACgroupThatIsGone(t *testing.T) {
 		}()
 	})
 	defer func() { close(stop); <-gone }()
-	if err := os.WriteFile(filepath.Join(h.fs, "go"), []byte("go\n"), 0); err != nil {
+	if err := os.WriteFile(filepath.Join(h.Rootfs, "go"), []byte("go\n"), 0); err != nil {
 		t.Fatal(err)
 	}
 	if e := c.Wait(); e.OOM || e.Status != 137 || told.Load() != 1 {
@@ -147,11 +147,11 @@ func TestOOMInACgroupThatIsGone(t *testing.T) {
 }
 
 // A container that waits for memory instead of losing processes has lost none.
-func TestNoOOMWithoutAKill(t *testing.T) {
-	if unified() {
+func testNoOOMWithoutAKill(t *testing.T, e Engine) {
+	if Unified() {
 		return // v2 cannot disable the OOM killer
 	}
-	h := newHost(t)
+	h := NewHost(t, e)
 	c, r, told := h.confined(func(s *specs.Spec) {
 		s.Linux.Resources.Memory.DisableOOMKiller = new(true)
 	}, "sh", "-c", glutton)
@@ -169,11 +169,11 @@ func TestNoOOMWithoutAKill(t *testing.T) {
 }
 
 // The kernel ends all of a group that asks for it, and that is one batch.
-func TestOOMOfAWholeGroup(t *testing.T) {
-	if !unified() {
+func testOOMOfAWholeGroup(t *testing.T, e Engine) {
+	if !Unified() {
 		return // v1 has no memory.oom.group
 	}
-	h := newHost(t)
+	h := NewHost(t, e)
 	c, _, told := h.confined(func(s *specs.Spec) {
 		s.Linux.Resources.Unified = map[string]string{"memory.oom.group": "1"}
 	}, "sh", "-c", "sleep 1000 & sleep 1000 & "+glutton+"; sleep 1000")
@@ -182,8 +182,8 @@ func TestOOMOfAWholeGroup(t *testing.T) {
 	}
 }
 
-// unified tells whether the machine has cgroup v2 alone.
-func unified() bool {
+// Unified tells whether the machine has cgroup v2 alone.
+func Unified() bool {
 	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
 	return err == nil
 }

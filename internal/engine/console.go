@@ -1,26 +1,35 @@
-package container
+package engine
 
 import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 
 	"github.com/containerd/console"
 	"golang.org/x/sys/unix"
 )
 
-// receiveMaster receives the pty's master that an init sends, and turns off the newline's translation on output, which
+// ReceiveMaster receives the pty's master that an init sends, and turns off the newline's translation on output, which
 // is the client's terminal's to do.
-func receiveMaster(socket *os.File) (*os.File, error) {
+func ReceiveMaster(socket syscall.Conn) (*os.File, error) {
+	conn, err := socket.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
 	name := make([]byte, 4096)
 	oob := make([]byte, unix.CmsgSpace(4))
 	var n, oobn int
-	var err error
-	for {
-		n, oobn, _, _, err = unix.Recvmsg(int(socket.Fd()), name, oob, unix.MSG_CMSG_CLOEXEC)
-		if !errors.Is(err, unix.EINTR) {
-			break
+	waitErr := conn.Read(func(fd uintptr) bool {
+		for {
+			n, oobn, _, _, err = unix.Recvmsg(int(fd), name, oob, unix.MSG_CMSG_CLOEXEC)
+			if !errors.Is(err, unix.EINTR) {
+				return !errors.Is(err, unix.EAGAIN)
+			}
 		}
+	})
+	if waitErr != nil {
+		return nil, waitErr
 	}
 	if err != nil {
 		return nil, os.NewSyscallError("recvmsg", err)

@@ -1,0 +1,82 @@
+package oci_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/shimwright/shimwright/internal/enginetest"
+	"github.com/shimwright/shimwright/internal/oci"
+	"github.com/shimwright/shimwright/internal/reap"
+	"github.com/shimwright/shimwright/internal/testkit"
+)
+
+func TestMain(m *testing.M) { enginetest.Main(m) }
+
+// binary is the engine with an OCI runtime that PATH has.
+func binary(t testing.TB, name string) enginetest.Engine {
+	t.Helper()
+	testkit.RequireRoot(t)
+	if _, err := exec.LookPath(name); err != nil {
+		testkit.Missing(t, "needs %s (hack/deps.sh test): %v", name, err)
+	}
+	return enginetest.Engine{
+		New: func(root string, r *reap.Reaper) enginetest.Runtime {
+			return oci.New(oci.Config{Root: root, Namespace: enginetest.Namespace, Reaper: r})
+		},
+		Binary: name,
+	}
+}
+
+func runc(t testing.TB) enginetest.Engine {
+	t.Helper()
+	e := binary(t, "runc")
+	e.NoCommand = `runc create failed: unable to start container process: error during container init: exec: "nosuch": executable file not found in $PATH`
+	e.NoCommandExec = `exec failed: unable to start container process: exec: "nosuch": executable file not found in $PATH`
+	return e
+}
+
+func TestRunc(t *testing.T) { enginetest.Run(t, runc(t)) }
+
+// wrapped is the engine with a script in runc's place, that ends by running it.
+func wrapped(t testing.TB, script string) enginetest.Engine {
+	t.Helper()
+	e := runc(t)
+	e.Binary = filepath.Join(t.TempDir(), "wrapper")
+	if err := os.WriteFile(e.Binary, []byte("#!/bin/sh\n"+script+"\nexec runc \"$@\"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// A start that hangs ends when the container is killed, with everything that it has started.
+func TestKillOfAStartThatHangs(t *testing.T) {
+	mark := filepath.Join(t.TempDir(), "started")
+	h := enginetest.NewHost(t, wrapped(t, `case "$*" in *" start "*) touch `+mark+`; sleep 1000 & sleep 1000;; esac`))
+	c, _ := h.Created("c", "sleep", "1000")
+	started := make(chan error)
+	go func() { started <- c.Start(t.Context()) }()
+	testkit.Await(t, 10*time.Second, "the start", func() bool { _, err := os.Stat(mark); return err == nil })
+	if err := c.Kill(t.Context(), syscall.SIGKILL, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-started; !errdefs.IsAborted(err) {
+		t.Errorf("start: %v", err)
+	}
+	enginetest.ExitsWith(t, c, 137)
+}
+
+func TestNoRestore(t *testing.T) {
+	h := enginetest.NewHost(t, runc(t))
+	r, _ := h.Request("c", testkit.Spec(h.Rootfs, "true"))
+	r.Checkpoint = "/x"
+	if _, err := h.Make(t.Context(), r); !errdefs.IsNotImplemented(err) {
+		t.Errorf("create: %v", err)
+	}
+	h.NothingLeft(r)
+}
