@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -296,4 +297,17 @@ func (m *memory) mark() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.text.Len()
+}
+
+// lookPath finds a tool that the tests need.
+func lookPath(t *testing.T, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		testkit.Missing(t, "needs %s in PATH: %v", name, err)
+	}
+	if path, err = filepath.Abs(path); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
