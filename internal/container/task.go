@@ -57,10 +57,10 @@ func (t *Task) start(ctx context.Context) error {
 		return fmt.Errorf("cannot start an already running container: %w", errdefs.ErrFailedPrecondition)
 	}
 	t.started = true
-	if !t.loaded {
-		if err := t.load(ctx); err != nil {
-			return err
-		}
+	if t.loaded {
+		t.loaded = false // once
+	} else if err := t.load(ctx); err != nil {
+		return err
 	}
 	return t.program.Start()
 }
@@ -70,7 +70,6 @@ func (t *Task) load(ctx context.Context) error {
 	if err := t.execute(ctx); err != nil {
 		return err
 	}
-	t.loaded = true
 	return t.program.Load(ctx)
 }
 
