@@ -475,6 +475,12 @@ func TestUnmountAtEveryDepth(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
+		"an empty one by a link": func(t *testing.T, path string) {
+			tmpfs(t, path+"2")
+			if err := os.Symlink(path+"2", path); err != nil {
+				t.Fatal(err)
+			}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			testkit.NoLeaks(t)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	confine "github.com/containerd/continuity/fs"
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -65,6 +66,10 @@ func (p *plan) onStage(ctx context.Context, path string) error {
 		return fmt.Errorf("take a copy of the tree: %w", err)
 	}
 	defer unix.Close(tree)
+	// Where mounts are shared what goes from the stage would go from the copy as well.
+	if err := unix.Mount("", path, "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("clear the stage: %w", err)
+	}
 	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("clear the stage: %w", err)
 	}
@@ -116,10 +121,42 @@ func mountAt(m *mount.Mount, at string) error {
 		return mountErofs(m, at)
 	}
 	err := m.Mount(at)
-	if err != nil && m.Type == "overlay" && long(m.Options) {
+	switch {
+	case err != nil && m.Type == "overlay" && long(m.Options):
 		return mountLong(m, at, err)
+	case err == nil && (slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")):
+		return separate(at)
 	}
 	return err
+}
+
+// separate takes the copies that a bind has made, at at and below, from the peer groups of their originals. Else, where
+// mounts are shared, what is mounted or unmounted in the rootfs would be in the source too. What happens to the originals
+// still reaches the copies, and what is shared stays so, with copies of its own.
+func separate(at string) error {
+	at, err := filepath.EvalSymlinks(at)
+	if err != nil {
+		return err
+	}
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(at))
+	if err != nil {
+		return err
+	}
+	shared := make(map[string]bool) // of mounts upon each other the last counts: it is what the path leads to
+	for _, m := range mounts {
+		shared[m.Mountpoint] = strings.Contains(m.Optional, "shared:")
+	}
+	for point, yes := range shared {
+		if !yes {
+			continue
+		}
+		for _, kind := range []uintptr{unix.MS_SLAVE, unix.MS_SHARED} {
+			if err := unix.Mount("", point, "", kind, ""); err != nil {
+				return fmt.Errorf("separate %s from what it was bound from: %w", point, err)
+			}
+		}
+	}
+	return nil
 }
 
 // mountErofs mounts image files themselves where the kernel can (6.12), else through loop devices.

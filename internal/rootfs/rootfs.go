@@ -130,7 +130,7 @@ func plain(path string) bool {
 }
 
 func empty(dir string) bool {
-	f, err := os.Open(dir)
+	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_NOFOLLOW, 0) // a link leads to where one may be mounted
 	if err != nil {
 		return false
 	}
