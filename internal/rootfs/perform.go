@@ -142,21 +142,12 @@ func separate(at string) error {
 	if err != nil {
 		return err
 	}
-	shared := make(map[string]bool) // of mounts upon each other the last counts: it is what the path leads to
-	for _, m := range mounts {
-		shared[m.Mountpoint] = strings.Contains(m.Optional, "shared:")
-	}
-	for point, yes := range shared {
-		if !yes {
-			continue
-		}
-		for _, kind := range []uintptr{unix.MS_SLAVE, unix.MS_SHARED} {
-			if err := unix.Mount("", point, "", kind, ""); err != nil {
-				return fmt.Errorf("separate %s from what it was bound from: %w", point, err)
-			}
+	for _, m := range mounts { // upon each other: what is mounted on a shared one is shared
+		if err == nil && strings.Contains(m.Optional, "shared:") {
+			err = errors.Join(unix.Mount("", m.Mountpoint, "", unix.MS_SLAVE, ""), unix.Mount("", m.Mountpoint, "", unix.MS_SHARED, ""))
 		}
 	}
-	return nil
+	return err
 }
 
 // mountErofs mounts image files themselves where the kernel can (6.12), else through loop devices.
