@@ -92,7 +92,9 @@ func (t *wasmTask) Exec(ctx context.Context, r *task.ExecRequest) (task.Process,
 	if program == nil {
 		return t.Task.Exec(ctx, r)
 	}
-	run, err := t.cache.New(context.WithoutCancel(ctx), t.world.request(program, r.Spec))
+	w := t.world
+	w.listen = nil // these the container's first process has
+	run, err := t.cache.New(context.WithoutCancel(ctx), w.request(program, r.Spec))
 	if err != nil {
 		return nil, err
 	}

@@ -11,7 +11,8 @@ import (
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/experimental"
-	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
+
+	"github.com/shimwright/shimwright/internal/wasm/wasi"
 )
 
 // pageSize is WebAssembly's, in bytes.
@@ -43,7 +44,7 @@ func newMachine(ctx context.Context, cache string, pages uint32) (*machine, erro
 		config = config.WithCompilationCache(m.cache)
 	}
 	m.Runtime = wazero.NewRuntimeWithConfig(ctx, config)
-	if _, err := wasi_snapshot_preview1.Instantiate(ctx, m.Runtime); err != nil {
+	if err := wasi.Instantiate(ctx, m.Runtime); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -63,11 +64,11 @@ func (m *machine) load(ctx context.Context, module []byte, function string, work
 
 // check looks whether everything that the module wants is there, and the function that it is to begin with.
 func (m *machine) check(compiled wazero.CompiledModule, function string) error {
-	host := m.Module(wasi_snapshot_preview1.ModuleName).ExportedFunctionDefinitions()
+	host := m.Module(wasi.Module).ExportedFunctionDefinitions()
 	var missing []string
 	for _, f := range compiled.ImportedFunctions() {
 		module, name, _ := f.Import()
-		if _, ok := host[name]; module != wasi_snapshot_preview1.ModuleName || !ok {
+		if _, ok := host[name]; module != wasi.Module || !ok {
 			missing = append(missing, module+"."+name)
 		}
 	}
@@ -83,7 +84,7 @@ func (m *machine) check(compiled wazero.CompiledModule, function string) error {
 			missing = missing[:most]
 		}
 		return fmt.Errorf("it imports %s%s; what it can import are the functions of %s (WASI preview 1)",
-			strings.Join(missing, ", "), more, wasi_snapshot_preview1.ModuleName)
+			strings.Join(missing, ", "), more, wasi.Module)
 	}
 	exports := compiled.ExportedFunctions()
 	f, ok := exports[function]

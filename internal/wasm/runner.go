@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -16,7 +15,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/experimental"
-	"github.com/tetratelabs/wazero/experimental/sock"
 	"github.com/tetratelabs/wazero/experimental/sysfs"
 	"github.com/tetratelabs/wazero/sys"
 	"github.com/wasilibs/wazero-helpers/allocator"
@@ -42,7 +40,7 @@ type runner struct {
 	machine *machine
 	module  wazero.CompiledModule
 	config  wazero.ModuleConfig
-	listen  sock.Config
+	listen  []wasi.Listener
 	opened  []*wasi.Dir
 }
 
@@ -155,17 +153,12 @@ func (r *runner) configure() error {
 		mounts = mounts.WithSysFSMount(dir, p.Path).(sysfs.FSConfig)
 	}
 	r.config = r.config.WithFSConfig(mounts.(wazero.FSConfig))
-	r.listen = sock.NewConfig()
 	for _, address := range r.job.Listen {
-		host, service, err := net.SplitHostPort(address)
+		l, err := wasi.Listen(address)
 		if err != nil {
-			return fmt.Errorf("listen: %w: %w", err, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 		}
-		port, err := strconv.ParseUint(service, 10, 16)
-		if err != nil {
-			return fmt.Errorf("listen: port %q: %w: %w", service, err, errdefs.ErrInvalidArgument)
-		}
-		r.listen = r.listen.WithTCPListener(host, int(port))
+		r.listen = append(r.listen, l)
 	}
 	return nil
 }
@@ -185,10 +178,14 @@ func (r *runner) execute(ctx context.Context) (code uint32, err error) {
 		}
 	}()
 	ctx = experimental.WithMemoryAllocator(ctx, memory{allocator.NewNonMoving()})
-	ctx = sock.WithConfig(ctx, r.listen)
 	guest, err := r.machine.InstantiateModule(ctx, r.module, r.config)
 	if err != nil {
 		return status(err)
+	}
+	for _, l := range r.listen {
+		if err := l.Give(guest); err != nil {
+			return statusTrapped, fmt.Errorf("listen: %w", err)
+		}
 	}
 	if init := guest.ExportedFunction("_initialize"); init != nil && r.job.Function != Start {
 		if _, err := init.Call(ctx); err != nil {

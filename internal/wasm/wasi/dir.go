@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 
 	"github.com/tetratelabs/wazero/experimental/sys"
 	wasys "github.com/tetratelabs/wazero/sys"
@@ -73,11 +74,15 @@ func (d *Dir) open(name string, flags int, mode uint32) (int, error) {
 	}
 }
 
-// entry is a name in a directory that exists; the name itself may not.
+// entry is a name in a directory that exists; the name itself may not. Where it ends in a slash it is a directory's, and
+// the calls that remove and make things do not follow a link there either.
 type entry struct {
 	fd   int
 	name string
 }
+
+// mustBeDir tells whether the name can be no other than a directory's.
+func (e entry) mustBeDir() bool { return strings.HasSuffix(e.name, "/") }
 
 // entry finds the directory that name is in. The caller closes it.
 func (d *Dir) entry(name string) (entry, error) {
@@ -92,6 +97,9 @@ func (d *Dir) entry(name string) (entry, error) {
 	if err := denied(fd); err != nil {
 		unix.Close(fd)
 		return entry{}, err
+	}
+	if strings.HasSuffix(name, "/") {
+		base += "/"
 	}
 	return entry{fd, base}, nil
 }
@@ -190,27 +198,42 @@ func (d *Dir) Unlink(name string) sys.Errno {
 }
 
 // Rename gives a file or directory another name.
-func (d *Dir) Rename(from, to string) sys.Errno {
-	return d.change(from, func(old entry) error {
-		e, err := d.entry(to)
-		if err != nil {
-			return err
-		}
-		defer e.close()
-		return unix.Renameat(old.fd, old.name, e.fd, e.name)
-	})
+func (d *Dir) Rename(from, to string) sys.Errno { return sys.UnwrapOSError(d.renameTo(from, d, to)) }
+
+func (d *Dir) renameTo(from string, dir *Dir, to string) error {
+	return d.move(from, dir, to, func(old, e entry) error { return unix.Renameat(old.fd, old.name, e.fd, e.name) })
 }
 
 // Link gives a file a further name. A symbolic link is not followed.
 func (d *Dir) Link(oldName, newName string) sys.Errno {
-	return d.change(newName, func(e entry) error {
-		old, err := d.entry(oldName)
-		if err != nil {
-			return err
+	return sys.UnwrapOSError(d.linkTo(oldName, d, newName))
+}
+
+func (d *Dir) linkTo(oldName string, dir *Dir, newName string) error {
+	return d.move(oldName, dir, newName, func(old, e entry) error {
+		if old.mustBeDir() { // with the slash, linkat would follow a link
+			return unix.ENOTDIR
 		}
-		defer old.close()
 		return unix.Linkat(old.fd, old.name, e.fd, e.name, 0)
 	})
+}
+
+// move calls fn with an entry of d and one of dir, unless nothing may be changed in either.
+func (d *Dir) move(from string, dir *Dir, to string, fn func(old, e entry) error) error {
+	if d.readOnly || dir.readOnly {
+		return unix.EROFS
+	}
+	old, err := d.entry(from)
+	if err != nil {
+		return err
+	}
+	defer old.close()
+	e, err := dir.entry(to)
+	if err != nil {
+		return err
+	}
+	defer e.close()
+	return fn(old, e)
 }
 
 // Symlink makes a symbolic link; absolute ones are refused, as WASI has it.
@@ -228,6 +251,9 @@ func (d *Dir) Readlink(name string) (string, sys.Errno) {
 		return "", sys.UnwrapOSError(err)
 	}
 	defer e.close()
+	if e.mustBeDir() { // with the slash, readlinkat would follow it
+		return "", sys.EINVAL
+	}
 	for size := 256; ; size *= 2 {
 		buf := make([]byte, size)
 		n, err := unix.Readlinkat(e.fd, e.name, buf)
@@ -239,16 +265,20 @@ func (d *Dir) Readlink(name string) (string, sys.Errno) {
 
 // Utimens sets when a file was last read and changed, in nanoseconds of the epoch.
 func (d *Dir) Utimens(name string, atim, mtim int64) sys.Errno {
+	return sys.UnwrapOSError(d.utimens(name, 0, timespec(atim), timespec(mtim)))
+}
+
+func (d *Dir) utimens(name string, flags int, atim, mtim unix.Timespec) error {
 	if d.readOnly {
-		return sys.EROFS
+		return unix.EROFS
 	}
-	fd, err := d.open(name, unix.O_PATH, 0)
+	fd, err := d.open(name, unix.O_PATH|flags, 0)
 	if err != nil {
-		return sys.UnwrapOSError(err)
+		return err
 	}
 	defer unix.Close(fd)
 	if err := denied(fd); err != nil {
-		return sys.UnwrapOSError(err)
+		return err
 	}
-	return utimens(fd, atim, mtim)
+	return unix.UtimesNanoAt(fd, "", []unix.Timespec{atim, mtim}, unix.AT_EMPTY_PATH)
 }

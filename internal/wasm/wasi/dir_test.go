@@ -59,7 +59,7 @@ func TestNothingLeadsOut(t *testing.T) {
 	}
 	paths := []string{
 		"absolute", "relative", "sub/relative", "made", "up/secret", "root" + secret, "winding/secret", "magic" + secret,
-		"../secret", "../../../../../.." + secret, "sub/../../secret", "/../secret", "sub/deep/../../../secret", secret,
+		"absolute/", "up/", "root/", "winding/", "magic/", "../secret", "../../../../../.." + secret, "sub/../../secret", "/../secret", "sub/deep/../../../secret", secret,
 	}
 	for _, path := range paths {
 		for _, flag := range []sys.Oflag{sys.O_RDONLY, sys.O_WRONLY, sys.O_RDWR | sys.O_CREAT, sys.O_WRONLY | sys.O_TRUNC} {

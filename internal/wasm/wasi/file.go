@@ -27,6 +27,9 @@ func newFile(fd int) (sys.File, sys.Errno) {
 	return &file{fd: fd, stat: st}, 0
 }
 
+// kernel is the kernel's descriptor.
+func (f *file) kernel() int { return f.fd }
+
 func (f *file) Dev() (uint64, sys.Errno)          { return f.stat.Dev, 0 }
 func (f *file) Ino() (wasys.Inode, sys.Errno)     { return f.stat.Ino, 0 }
 func (f *file) IsDir() (bool, sys.Errno)          { return f.stat.Mode.IsDir(), 0 }
