@@ -676,18 +676,27 @@ func testStuckCreate(t *testing.T, e Engine) {
 	r, _ := h.Request("c", testkit.Spec(h.Rootfs, "true"))
 	mark := filepath.Join(t.TempDir(), "hooked")
 	r.Spec.Hooks = hook("touch " + mark + "; sleep 1000 & sleep 1000; true")
+	h.KilledCreate(r, mark)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	killed := errors.New("killed")
+	cancel(killed)
+	if _, err := h.Make(ctx, r); !errors.Is(err, killed) {
+		t.Errorf("create with an ended context: %v", err)
+	}
+	h.NothingLeft(r)
+}
+
+// KilledCreate calls a create off as soon as there is a file mark, and checks that it fails and leaves nothing.
+func (h *Host) KilledCreate(r *task.CreateRequest, mark string) {
+	h.T.Helper()
+	ctx, cancel := context.WithCancelCause(h.T.Context())
+	killed := errors.New("killed")
 	go func() {
-		testkit.Await(t, 10*time.Second, "the hook", func() bool { _, err := os.Stat(mark); return err == nil })
+		testkit.Await(h.T, 10*time.Second, "the create", func() bool { _, err := os.Stat(mark); return err == nil })
 		cancel(killed)
 	}()
 	if _, err := h.Make(ctx, r); !errors.Is(err, killed) {
-		t.Errorf("create: %v", err)
-	}
-	h.NothingLeft(r)
-	if _, err := h.Make(ctx, r); !errors.Is(err, killed) {
-		t.Errorf("create with an ended context: %v", err)
+		h.T.Errorf("create: %v", err)
 	}
 	h.NothingLeft(r)
 }
