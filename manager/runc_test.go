@@ -17,10 +17,13 @@ import (
 	"github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types"
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/types/known/anypb"
+
 	"github.com/shimwright/shimwright/internal/testkit"
 	"github.com/shimwright/shimwright/manager"
 )
@@ -31,6 +34,7 @@ type host struct {
 	runtime string
 	rootfs  string
 	config  manager.Config
+	options *anypb.Any // of every task; nil: none
 	*manager.Manager
 
 	events chan map[string][]string // by container; nil until the manager is closed
@@ -162,7 +166,7 @@ func (h *host) create(ctx context.Context, id string, spec *specs.Spec, io *test
 	if err != nil {
 		return nil, err
 	}
-	r := &taskapi.CreateTaskRequest{ID: id, Bundle: s.Bundle()}
+	r := &taskapi.CreateTaskRequest{ID: id, Bundle: s.Bundle(), Options: h.options}
 	if io != nil {
 		r.Stdin, r.Stdout, r.Stderr = io.Stdin, io.Stdout, io.Stderr
 	}
@@ -305,8 +309,25 @@ func TestRuncLifecycle(t *testing.T) {
 	}
 }
 
-func TestRuncProcesses(t *testing.T) {
-	h := newHost(t, manager.Containerd23)
+// bothEngines runs a test with the shim's own engine, and with an OCI runtime's binary.
+func bothEngines(t *testing.T, test func(t *testing.T, h *host)) {
+	t.Run("libcontainer", func(t *testing.T) { test(t, newHost(t, manager.Containerd23)) })
+	t.Run("runc", func(t *testing.T) {
+		h := newHost(t, manager.Containerd23)
+		binary, err := exec.LookPath("runc")
+		if err != nil {
+			testkit.Missing(t, "needs runc (hack/deps.sh test): %v", err)
+		}
+		if h.options, err = anypb.New(&runcoptions.Options{BinaryName: binary}); err != nil {
+			t.Fatal(err)
+		}
+		test(t, h)
+	})
+}
+
+func TestRuncProcesses(t *testing.T) { bothEngines(t, testProcesses) }
+
+func testProcesses(t *testing.T, h *host) {
 	io := testkit.FIFOs(t)
 	c := h.run("c1", h.spec("cat"), io)
 	service := c.Task()
@@ -529,8 +550,9 @@ func TestRuncManagerDroppedAndLoaded(t *testing.T) {
 	h.happened("created", "create", "start", "exit 8", "delete 8")
 }
 
-func TestRuncShimKilled(t *testing.T) {
-	h := newHost(t, manager.Containerd23)
+func TestRuncShimKilled(t *testing.T) { bothEngines(t, testShimKilled) }
+
+func testShimKilled(t *testing.T, h *host) {
 	kill := func(c *container) {
 		t.Helper()
 		if err := syscall.Kill(c.PID(), syscall.SIGKILL); err != nil {
@@ -558,7 +580,11 @@ func TestRuncShimKilled(t *testing.T) {
 	c.delete(137)
 
 	// Whoever was told 7 may kill the shim in the same moment: delete says 7 as well.
-	for i := range 20 {
+	n := 20
+	if h.options != nil {
+		n = 5 // each step is a process
+	}
+	for i := range n {
 		c := h.run(fmt.Sprint("exited", i), h.spec("sh", "-c", "exit 7"), nil)
 		r, err := c.Task().Wait(t.Context(), &taskapi.WaitRequest{ID: c.id})
 		kill(c)

@@ -164,6 +164,7 @@ func (h *Host) Created(id string, args ...string) (task.Task, *task.CreateReques
 	return h.Must(r), r
 }
 
+// Must creates the container of r, and deletes it when the test ends.
 func (h *Host) Must(r *task.CreateRequest) task.Task {
 	h.T.Helper()
 	c, err := h.Make(h.T.Context(), r)
@@ -188,6 +189,7 @@ func (h *Host) Running(id string, args ...string) task.Task {
 	return c
 }
 
+// Exec prepares a process that runs args in c.
 func (h *Host) Exec(c task.Task, args ...string) task.Process {
 	h.T.Helper()
 	streams, _ := h.Pipes()
@@ -198,10 +200,12 @@ func (h *Host) Exec(c task.Task, args ...string) task.Process {
 	return p
 }
 
+// Process is a process that runs args.
 func Process(args ...string) *specs.Process {
 	return testkit.Spec("", args...).Process
 }
 
+// State is the directory of a container's state.
 func (h *Host) State(id string) string { return filepath.Join(h.Root, Namespace, id) }
 
 // Cgroups are the directories of the container's cgroup that exist.
@@ -214,6 +218,7 @@ func Cgroups(spec *specs.Spec) []string {
 	return dirs
 }
 
+// ExitsWith waits for the end of p and fails the test if that is another.
 func ExitsWith(t testing.TB, p task.Process, status int) {
 	t.Helper()
 	done := make(chan task.Exit, 1)

@@ -97,12 +97,16 @@ func TestDeleteAfterTheShim(t *testing.T) {
 
 func TestBinariesThatCannotBeUsed(t *testing.T) {
 	h := enginetest.NewHost(t, runc(t))
+	plain := filepath.Join(t.TempDir(), "plain")
+	if err := os.WriteFile(plain, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, text := range map[string]string{
 		"no-such-runtime": "install it",
 		"./runc":          "absolute path",
 		"/no/such":        "no such file",
 		"/dev":            "is a directory",
-		"/etc/hostname":   "permission denied",
+		plain:             "permission denied",
 	} {
 		r, _ := h.Request("c", testkit.Spec(h.Rootfs, "true"))
 		r.Options = h.Options(&runcoptions.Options{BinaryName: name})
