@@ -91,6 +91,13 @@ func checkScheduling(p *specs.Process) error {
 type stdio struct {
 	io            *task.IO
 	socket, child *os.File // with a terminal: where the pty's master comes out, and where it goes in
+	master        chan master
+}
+
+// master is the terminal's, or why it has not come.
+type master struct {
+	*os.File
+	err error
 }
 
 // connect gives p its streams: the files themselves, or a way to send a pty's master.
@@ -104,8 +111,15 @@ func connect(p *libcontainer.Process, io *task.IO) (*stdio, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("socketpair", err)
 	}
+	_ = unix.SetNonblock(pair[0], true) // for the poller: a close ends the wait
 	s.socket, s.child = os.NewFile(uintptr(pair[0]), "console"), os.NewFile(uintptr(pair[1]), "console")
 	p.ConsoleSocket = s.child
+	s.master = make(chan master, 1)
+	// During the start: the earlier the terminal is set up, the less of what the process says goes through as it is.
+	go func() { // ends in close at the latest
+		f, err := engine.ReceiveMaster(s.socket)
+		s.master <- master{f, err}
+	}()
 	return s, nil
 }
 
@@ -115,11 +129,12 @@ func (s *stdio) finish() error {
 		return nil
 	}
 	_ = s.child.Close() // the process has it: if that ends, so does the wait
-	master, err := engine.ReceiveMaster(s.socket)
-	if err != nil {
-		return fmt.Errorf("receive the terminal: %w", err)
+	m := <-s.master
+	s.master <- master{err: os.ErrClosed} // for close
+	if m.err != nil {
+		return fmt.Errorf("receive the terminal: %w", m.err)
 	}
-	if err := s.io.SetConsole(master); err != nil {
+	if err := s.io.SetConsole(m.File); err != nil {
 		return fmt.Errorf("set console: %w", err)
 	}
 	return nil
@@ -127,9 +142,13 @@ func (s *stdio) finish() error {
 
 // close frees what finish has not.
 func (s *stdio) close() {
-	if s.socket != nil {
-		_ = s.socket.Close()
-		_ = s.child.Close()
+	if s.socket == nil {
+		return
+	}
+	_ = s.socket.Close()
+	_ = s.child.Close()
+	if m := <-s.master; m.File != nil {
+		_ = m.Close()
 	}
 }
 
