@@ -200,9 +200,11 @@ type desk struct {
 	work        string // where criu works; dir itself if nobody asked for another one
 }
 
+const deskDir = "criu-work"
+
 func newDesk(bundle, work string) (*desk, error) {
-	d := &desk{bundle: bundle, dir: filepath.Join(bundle, "criu-work"), work: work}
-	if err := os.RemoveAll(d.dir); err != nil {
+	d := &desk{bundle: bundle, dir: filepath.Join(bundle, deskDir), work: work}
+	if err := checkpoint.RemoveAll(d.dir); err != nil {
 		return nil, err
 	}
 	if err := os.Mkdir(d.dir, 0o700); err != nil {
@@ -219,7 +221,7 @@ func newDesk(bundle, work string) (*desk, error) {
 	return d, nil
 }
 
-func (d *desk) clear() { _ = os.RemoveAll(d.dir) }
+func (d *desk) clear() { _ = checkpoint.RemoveAll(d.dir) }
 
 // keep saves a log of criu's from being cleared away, and returns where it is.
 func (d *desk) keep(log, as string) string {

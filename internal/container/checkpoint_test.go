@@ -591,12 +591,18 @@ func TestKillEndsARestore(t *testing.T) {
 
 	dir := t.TempDir()
 	mark := filepath.Join(dir, "called")
-	script := "#!/bin/sh\ncase $1 in --version) echo Version: 4.2 ;; *) echo >" + mark + "; exec sleep 1000 ;; esac\n"
+	again, _ := h.Request("d", r.Spec)
+	own := filepath.Join(again.Bundle, "criu-work", "own") // criu mounts what it needs, such as the hierarchies of cgroups
+	foreign := filepath.Join(t.TempDir(), "foreign")
+	if err := os.Mkdir(foreign, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	script := "#!/bin/sh\ncase $1 in --version) echo Version: 4.2 ;; *) mkdir " + own + "; mount --bind " + filepath.Dir(foreign) + " " + own +
+		"; echo >" + mark + "; exec sleep 1000 ;; esac\n"
 	if err := os.WriteFile(filepath.Join(dir, "criu"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	again, _ := h.Request("d", r.Spec)
 	again.Checkpoint = image
 	d := h.Must(again)
 	failed := make(chan error, 1)
@@ -615,6 +621,9 @@ func TestKillEndsARestore(t *testing.T) {
 	}
 	if _, err := os.Lstat(h.State("d")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("state is left: %v", err)
+	}
+	if _, err := os.Stat(foreign); err != nil {
+		t.Errorf("what was mounted for criu: %v", err)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/shimwright/shimwright/internal/bundle"
 	"github.com/shimwright/shimwright/internal/cgroup"
+	"github.com/shimwright/shimwright/internal/checkpoint"
 	"github.com/shimwright/shimwright/internal/engine"
 	"github.com/shimwright/shimwright/internal/options"
 	"github.com/shimwright/shimwright/task"
@@ -90,6 +91,11 @@ func (e *Engine) deleteAll(ctx context.Context, states, id, dir string, o *optio
 	}
 	if err := group.Kill(ctx); err != nil {
 		return exit, err
+	}
+	for _, left := range []string{filepath.Join(states, id, "criu-root"), filepath.Join(dir, deskDir)} { // of a checkpoint or restore
+		if err := checkpoint.RemoveAll(left); err != nil {
+			return exit, err
+		}
 	}
 	if err := e.remove(ctx, states, id, group); err != nil {
 		return exit, err

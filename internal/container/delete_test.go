@@ -10,6 +10,8 @@ import (
 
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/shimwright/shimwright/internal/bundle"
 	"github.com/shimwright/shimwright/internal/enginetest"
 	"github.com/shimwright/shimwright/internal/testkit"
@@ -188,5 +190,38 @@ func TestDeleteOfNothing(t *testing.T) {
 	}
 	if _, err := e.Delete(t.Context(), "c", filepath.Join(dir, "no", "such")); err != nil {
 		t.Errorf("without a bundle: %v", err)
+	}
+}
+
+// A criu that dies with its shim leaves mounts. What is in them is not the container's.
+func TestDeleteAfterACriu(t *testing.T) {
+	h := newHost(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, _ := h.Request("c", testkit.Spec(h.Rootfs, "sleep", "1000"))
+	h.Must(r)
+	for _, point := range []string{filepath.Join(h.State("c"), "criu-root"), filepath.Join(r.Bundle, "criu-work", ".criu.cgyard.x")} {
+		if err := os.MkdirAll(point, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := unix.Mount(dir, point, "", unix.MS_BIND, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for range 2 {
+		if _, err := h.After().Delete(t.Context(), "c", r.Bundle); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.RemoveAll(r.Bundle); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Error(err)
 	}
 }
