@@ -147,6 +147,7 @@ func (t *Task) create(f *engine.Flight, r *task.CreateRequest, o *options.Option
 		if err := t.load(f.Context()); err != nil {
 			return err
 		}
+		t.loaded = true
 	}
 	return f.CalledOff()
 }
