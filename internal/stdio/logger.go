@@ -236,7 +236,7 @@ func exiting(pid int) bool {
 
 // programError gives a binary that cannot be run the class of a bad request.
 func programError(err error) error {
-	for _, no := range []syscall.Errno{unix.ENOENT, unix.EACCES, unix.EPERM, unix.ENOEXEC, unix.ENOTDIR, unix.ELOOP, unix.ELIBBAD} {
+	for _, no := range []syscall.Errno{unix.ENOENT, unix.EACCES, unix.EPERM, unix.ENOEXEC, unix.ENOTDIR, unix.ELOOP, unix.ELIBBAD, unix.EISDIR, unix.E2BIG, unix.ENAMETOOLONG} {
 		if errors.Is(err, no) {
 			return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 		}

@@ -253,6 +253,7 @@ func TestDescriptorsAreNotInherited(t *testing.T) {
 }
 
 func TestBadStreams(t *testing.T) {
+	long := "binary:///bin/true?a=" + strings.Repeat("b", 1<<20) // more than execve takes
 	dir := t.TempDir()
 	link := filepath.Join(dir, "link")
 	if err := os.Symlink("/etc/passwd", link); err != nil {
@@ -277,6 +278,8 @@ func TestBadStreams(t *testing.T) {
 		"binary:///nosuch":         errdefs.ErrInvalidArgument,
 		"binary-v2:///etc/passwd":  errdefs.ErrInvalidArgument,
 		"binary://" + dir:          errdefs.ErrInvalidArgument,
+		"binary:///":               errdefs.ErrInvalidArgument,
+		long:                       errdefs.ErrInvalidArgument,
 	} {
 		before := descriptors(t)
 		if s, err := opener(t).Open(t.Context(), "c1", "", Config{Stdout: uri}); !errors.Is(err, class) {

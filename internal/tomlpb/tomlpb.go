@@ -234,13 +234,13 @@ func (d *decoder) find(t table, key *unstable.Node) (protoreflect.FieldDescripto
 			return f, t.path + "\x00" + name + "\x00", nil
 		}
 	}
-	return nil, "", fmt.Errorf("line %d: unknown key %q: %s has no such field", d.line(key), key.Data, t.message.Descriptor().FullName())
+	return nil, "", fmt.Errorf("line %d: unknown key %.100q: %s has no such field", d.line(key), key.Data, t.message.Descriptor().FullName())
 }
 
 // once refuses what is given a value for the second time.
 func (d *decoder) once(path string, key *unstable.Node) error {
 	if d.set[path] {
-		return fmt.Errorf("line %d: key %q is given twice", d.line(key), key.Data)
+		return fmt.Errorf("line %d: key %.100q is given twice", d.line(key), key.Data)
 	}
 	d.set[path] = true
 	return nil
@@ -274,7 +274,7 @@ func (d *decoder) scalar(field protoreflect.FieldDescriptor, key, v *unstable.No
 	case kind == protoreflect.EnumKind && v.Kind == unstable.String:
 		e := field.Enum().Values().ByName(protoreflect.Name(v.Data))
 		if e == nil {
-			return value, fmt.Errorf("line %d: key %q: %q is no %s", d.line(key), key.Data, v.Data, field.Enum().FullName())
+			return value, fmt.Errorf("line %d: key %q: %.100q is no %s", d.line(key), key.Data, v.Data, field.Enum().FullName())
 		}
 		value = protoreflect.ValueOfEnum(e.Number())
 	case v.Kind == unstable.Integer && isInt(kind, 32):
@@ -307,7 +307,7 @@ func (d *decoder) scalar(field protoreflect.FieldDescriptor, key, v *unstable.No
 		return value, d.wrong(key, field, names[v.Kind])
 	}
 	if err != nil {
-		return value, fmt.Errorf("line %d: key %q: %s does not fit into %s", d.line(key), key.Data, v.Data, kindName(field))
+		return value, fmt.Errorf("line %d: key %q: %.100s does not fit into %s", d.line(key), key.Data, v.Data, kindName(field))
 	}
 	return value, nil
 }

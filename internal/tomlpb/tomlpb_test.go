@@ -184,9 +184,12 @@ an_int32 = 30
 func TestRefused(t *testing.T) {
 	typ := everything(t)
 	for text, says := range map[string]string{
-		"\n\nbinary = 1":                       `line 3: unknown key "binary": example.Everything has no such field`,
-		"child.x = 1":                          `line 1: unknown key "x"`,
-		"[x]":                                  `line 1: unknown key "x"`,
+		"\n\nbinary = 1":                    `line 3: unknown key "binary": example.Everything has no such field`,
+		"child.x = 1":                       `line 1: unknown key "x"`,
+		"[x]":                               `line 1: unknown key "x"`,
+		strings.Repeat("x", 1<<16) + " = 1": `line 1: unknown key "xxx`,
+		"color = '" + strings.Repeat("x", 1<<16) + "'": `xxx" is no`,
+		"an_int32 = " + strings.Repeat("1", 1<<16):     `does not fit`,
 		"a_bool = 1":                           `line 1: key "a_bool": want a value of type bool, got an integer`,
 		"a_bool = true\naBool = true":          `line 2: key "aBool" is given twice`,
 		"[child]\n[child]":                     `line 2: key "child" is given twice`,
@@ -220,7 +223,9 @@ func TestRefused(t *testing.T) {
 	} {
 		m := typ.New().Interface()
 		if err := Unmarshal([]byte(text), m); !errors.Is(err, errdefs.ErrInvalidArgument) || !strings.Contains(err.Error(), says) {
-			t.Errorf("%.60q: %v, want %s", text, err, says)
+			t.Errorf("%.60q: %.500v, want %s", text, err, says)
+		} else if len(err.Error()) > 500 {
+			t.Errorf("%.60q: an error of %d bytes", text, len(err.Error()))
 		}
 	}
 }
