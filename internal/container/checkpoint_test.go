@@ -200,7 +200,7 @@ func TestRestoredTaskHasNewStreams(t *testing.T) {
 	defer regular.Close()
 	_, in := open("stdin", os.O_RDWR)
 	_, first := open("stdout", os.O_RDWR)
-	r, _ := h.Request("c", testkit.Spec(h.Rootfs, "sh", "-c", "while read i; do echo $i; echo $i >&2; done"))
+	r, _ := h.Request("c", testkit.Spec(h.Rootfs, "sh", "-c", "while read i; do echo $i >&2; echo $i; done"))
 	r.IO = task.IO{Stdin: in, Stdout: first, Stderr: regular}
 	c := h.begin(r)
 	_, execOut := open("exec", os.O_RDWR)
