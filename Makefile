@@ -18,8 +18,8 @@ build: ## build the binaries into bin/: static, stripped
 	@hack/build.sh
 
 .PHONY: demo
-demo: build ## run a real container with the runc shim, without any daemon (root)
-	@bin/demo -shim bin/containerd-shim-runc-v2
+demo: build ## run a real container and a WebAssembly module, without any daemon (root)
+	@bin/demo -shim bin/containerd-shim-runc-v2 -wasm-shim bin/containerd-shim-wasm-v1
 
 .PHONY: test
 test: ## run all tests: unit, root and real daemon (root)

@@ -36,9 +36,9 @@ var topics = []string{
 // demo is one run.
 type demo struct {
 	*screen
-	dir, shim string
-	began     time.Time
-	steps     []step
+	dir, shim, wasmShim string
+	began               time.Time
+	steps               []step
 }
 
 type step struct {
@@ -78,8 +78,10 @@ func (d *demo) run(ctx context.Context) (err error) {
 		}
 	}()
 
-	// m is closed after the container's end, and only then all events are here.
-	err = d.container(ctx, m)
+	// m is closed after the containers' end, and only then all events are here.
+	if err = d.container(ctx, m); err == nil {
+		err = d.module(ctx, m)
+	}
 	err = errors.Join(err, m.Close())
 	<-collected
 	if err != nil {
@@ -92,8 +94,8 @@ func (d *demo) run(ctx context.Context) (err error) {
 	for _, e := range seen {
 		got = append(got, e.Topic)
 	}
-	if !slices.Equal(got, topics) {
-		return fmt.Errorf("the events were\n  %s\nand should be\n  %s", strings.Join(got, " "), strings.Join(topics, " "))
+	if want := slices.Concat(topics, moduleTopics); !slices.Equal(got, want) {
+		return fmt.Errorf("the events were\n  %s\nand should be\n  %s", strings.Join(got, " "), strings.Join(want, " "))
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-// Command demo runs a real container with the runc shim and no daemon, and shows what happens: what the container
+// Command demo runs a real container with the runc shim, and a WebAssembly module with the wasm shim, without a daemon, and shows what happens: what the container
 // prints, an exec, exit codes, events in order and how long each step took. It leaves nothing behind.
 //
 //	go run ./examples/demo            # as root, after make build
@@ -24,6 +24,7 @@ import (
 
 func main() {
 	shim := flag.String("shim", "./bin/containerd-shim-runc-v2", "the shim's binary")
+	wasmShim := flag.String("wasm-shim", "./bin/containerd-shim-wasm-v1", "the binary of the shim for WebAssembly")
 	busybox := flag.String("busybox", "", "a static busybox; without it, the one in PATH")
 	flag.Parse()
 
@@ -31,7 +32,7 @@ func main() {
 	ctx, _ := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if err := run(ctx, *shim, *busybox); err != nil {
+	if err := run(ctx, *shim, *wasmShim, *busybox); err != nil {
 		if ctx.Err() != nil {
 			err = fmt.Errorf("interrupted, or out of time: %w", err)
 		}
@@ -40,11 +41,14 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, shim, busybox string) (err error) {
+func run(ctx context.Context, shim, wasmShim, busybox string) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("containers need root: run as root, for instance with sudo")
 	}
 	if shim, err = findShim(shim); err != nil {
+		return err
+	}
+	if wasmShim, err = findShim(wasmShim); err != nil {
 		return err
 	}
 	if busybox, err = findBusybox(busybox); err != nil {
@@ -58,13 +62,14 @@ func run(ctx context.Context, shim, busybox string) (err error) {
 
 	s := newScreen(os.Stdout)
 	defer s.flush()
-	d := &demo{screen: s, dir: dir, shim: shim}
+	d := &demo{screen: s, dir: dir, shim: shim, wasmShim: wasmShim}
 	applets, err := makeRootfs(ctx, d.rootfs(), busybox)
 	if err != nil {
 		return fmt.Errorf("make a root file system: %w", err)
 	}
-	s.title("One container, the runc shim, no daemon")
+	s.title("Two containers, native and WebAssembly, no daemon")
 	s.fact("shim", "%s", shim)
+	s.fact("", "%s", wasmShim)
 	s.fact("rootfs", "busybox with %d applets", applets)
 	return d.run(ctx)
 }
