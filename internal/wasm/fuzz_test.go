@@ -59,8 +59,19 @@ func FuzzSelect(f *testing.F) {
 		}
 	}
 	for _, seed := range [][3]string{
-		{"/bin/app", "/", "/mnt"}, {"app", "bin", "/mnt"}, {"../secret", "/", "/mnt"}, {"/mnt/app#f", "/", "/mnt"}, {"/mnt/../../secret", "/mnt", "/mnt/"}, {"/absolute", "", ""},
-		{"/up/secret", "..", "/"}, {"/mnt/up/secret", "/", "mnt"}, {"/other/bin/app", "//", "/bin/.."}, {"secret", "/mnt/up", "/mnt"}, {"\x00", "\x00", "\x00"}, {"#", "", ""}, {strings.Repeat("a/", 3000), "", ""},
+		{"/bin/app", "/", "/mnt"},
+		{"app", "bin", "/mnt"},
+		{"../secret", "/", "/mnt"},
+		{"/mnt/app#f", "/", "/mnt"},
+		{"/mnt/../../secret", "/mnt", "/mnt/"},
+		{"/absolute", "", ""},
+		{"/up/secret", "..", "/"},
+		{"/mnt/up/secret", "/", "mnt"},
+		{"/other/bin/app", "//", "/bin/.."},
+		{"secret", "/mnt/up", "/mnt"},
+		{"\x00", "\x00", "\x00"},
+		{"#", "", ""},
+		{strings.Repeat("a/", 3000), "", ""},
 	} {
 		f.Add(seed[0], seed[1], seed[2], seed[1])
 	}

@@ -81,8 +81,10 @@ func TestNothingIsReached(t *testing.T) {
 			"mkdir="+path+"-"+mark, fmt.Sprintf("link=%s:/rw/stolen-%d", path, i), fmt.Sprintf("cat=/rw/stolen-%d", i),
 			fmt.Sprintf("rename=%s:/rw/moved-%d", path, i), fmt.Sprintf("cat=/rw/moved-%d", i), "rename=/rw/own:"+path, "rename="+path+":/rw/own", "rm="+path)
 	}
-	closed := []string{"/proc/self/mem", "/proc/self/environ", "/proc/1/mem", "/proc/1/maps", "/proc/sys/kernel/hostname", "/sys/kernel/uevent_helper",
-		"/sys/kernel/notes", "/dev/mem", "/dev/kmsg", "/proc/self/fd/3", "/proc/self/exe", "/planted-mem", "/planted-exe", "/planted-fd/3", "/rw/planted-mem"}
+	closed := []string{
+		"/proc/self/mem", "/proc/self/environ", "/proc/1/mem", "/proc/1/maps", "/proc/sys/kernel/hostname", "/sys/kernel/uevent_helper",
+		"/sys/kernel/notes", "/dev/mem", "/dev/kmsg", "/proc/self/fd/3", "/proc/self/exe", "/planted-mem", "/planted-exe", "/planted-fd/3", "/rw/planted-mem",
+	}
 	for _, path := range closed {
 		attacks = append(attacks, "cat="+path, "append="+path+":"+mark)
 	}

@@ -39,7 +39,8 @@ func (f *file) SetAppend(enable bool) sys.Errno   { return f.setFlag(unix.O_APPE
 func (f *file) IsNonblock() bool                  { return f.flags()&unix.O_NONBLOCK != 0 }
 func (f *file) SetNonblock(enable bool) sys.Errno { return f.setFlag(unix.O_NONBLOCK, enable) }
 func (f *file) Sync() sys.Errno                   { return again(func() error { return unix.Fsync(f.fd) }) }
-func (f *file) Datasync() sys.Errno               { return again(func() error { return unix.Fdatasync(f.fd) }) }
+
+func (f *file) Datasync() sys.Errno { return again(func() error { return unix.Fdatasync(f.fd) }) }
 
 func (f *file) flags() int {
 	flags, err := unix.FcntlInt(uintptr(f.fd), unix.F_GETFL, 0)

@@ -260,7 +260,7 @@ func fdAllocate(mod api.Module, args []uint64) error {
 	if !ok {
 		return unix.EBADF
 	}
-	for err = unix.EINTR; err == unix.EINTR; {
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
 		err = unix.Fallocate(f.fd, 0, int64(args[1]), int64(args[2]))
 	}
 	return err

@@ -2,6 +2,7 @@ package wasi
 
 import (
 	"encoding/binary"
+	"errors"
 	"math"
 
 	"github.com/tetratelabs/wazero/api"
@@ -133,7 +134,7 @@ func wait(subs []subscription, fds []unix.PollFd) error {
 			ts := unix.NsecToTimespec(left)
 			timeout = &ts
 		}
-		if _, err := unix.Ppoll(fds, timeout, nil); err != unix.EINTR {
+		if _, err := unix.Ppoll(fds, timeout, nil); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}

@@ -97,7 +97,7 @@ func sockAccept(mod api.Module, args []uint64) error {
 		return unix.EINVAL
 	}
 	var fd int
-	for err = unix.EINTR; err == unix.EINTR; {
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
 		fd, _, err = unix.Accept4(s.fd, flags)
 	}
 	if err != nil {
