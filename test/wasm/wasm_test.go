@@ -246,8 +246,10 @@ func TestListen(t *testing.T) {
 	c := h.run("c1", spec, io)
 	testkit.Await(t, 20*time.Second, "the guest's first word", func() bool { return strings.Contains(io.Now(), "ready") })
 	answer := testkit.FIFOs(t)
-	p, err := manager.Pack(&specs.Process{Args: []string{"sh", "-c", "ip link set lo up; wget -qO- http://127.0.0.1:8080/path"}, Cwd: "/", Env: []string{"PATH=/bin"},
-		Capabilities: &specs.LinuxCapabilities{Bounding: []string{"CAP_NET_ADMIN"}, Effective: []string{"CAP_NET_ADMIN"}, Permitted: []string{"CAP_NET_ADMIN"}}})
+	p, err := manager.Pack(&specs.Process{
+		Args: []string{"sh", "-c", "ip link set lo up; wget -qO- http://127.0.0.1:8080/path"}, Cwd: "/", Env: []string{"PATH=/bin"},
+		Capabilities: &specs.LinuxCapabilities{Bounding: []string{"CAP_NET_ADMIN"}, Effective: []string{"CAP_NET_ADMIN"}, Permitted: []string{"CAP_NET_ADMIN"}},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,7 +53,7 @@ func denied(fd int) error {
 	if err := unix.Fstatfs(fd, &st); err != nil {
 		return err
 	}
-	if slices.Contains(kernelState, int64(st.Type)) {
+	if slices.Contains(kernelState, st.Type) {
 		return unix.EACCES
 	}
 	return nil

@@ -3,6 +3,7 @@ package wasi
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io"
 	"io/fs"
 
@@ -212,7 +213,7 @@ func fstat(fd int) (wasys.Stat_t, sys.Errno) {
 		return wasys.Stat_t{}, sys.UnwrapOSError(err)
 	}
 	return wasys.Stat_t{
-		Dev: st.Dev, Ino: st.Ino, Mode: mode(st.Mode), Nlink: uint64(st.Nlink), Size: st.Size,
+		Dev: st.Dev, Ino: st.Ino, Mode: mode(st.Mode), Nlink: uint64(st.Nlink), Size: st.Size, //nolint:unconvert // 32 bits on arm64
 		Atim: st.Atim.Nano(), Mtim: st.Mtim.Nano(), Ctim: st.Ctim.Nano(),
 	}, 0
 }
@@ -237,7 +238,7 @@ func timespec(ns int64) unix.Timespec {
 // again repeats what a signal has interrupted.
 func again(fn func() error) sys.Errno {
 	for {
-		if err := fn(); err != unix.EINTR {
+		if err := fn(); !errors.Is(err, unix.EINTR) {
 			return sys.UnwrapOSError(err)
 		}
 	}
