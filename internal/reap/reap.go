@@ -226,18 +226,28 @@ func (c *Child) Wait() (status int, at time.Time) {
 
 // Signal sends sig to the child and to no other process. ErrNotFound: it has ended.
 func (c *Child) Signal(sig syscall.Signal) error {
+	return c.signal(func() error { return os.NewSyscallError("pidfd_send_signal", unix.PidfdSendSignal(c.fd, sig, nil, 0)) })
+}
+
+// SignalGroup is Signal to all of the process group that the child leads.
+func (c *Child) SignalGroup(sig syscall.Signal) error {
+	return c.signal(func() error { return os.NewSyscallError("kill", unix.Kill(-c.pid, sig)) })
+}
+
+// signal calls send while the pid is the child's own.
+func (c *Child) signal(send func() error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.fd < 0 {
 		return fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
 	}
-	switch err := unix.PidfdSendSignal(c.fd, sig, nil, 0); {
+	switch err := send(); {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.ESRCH):
 		return fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
 	default:
-		return fmt.Errorf("signal process %d: %w", c.pid, os.NewSyscallError("pidfd_send_signal", err))
+		return fmt.Errorf("signal process %d: %w", c.pid, err)
 	}
 }
 
@@ -261,17 +271,17 @@ func (c *Child) watch() {
 func (c *Child) finish() {
 	var info siginfo
 	c.at = time.Now()
+	c.mu.Lock() // from its reaping on the pid may be another's
 	if err := waitid(unix.P_PID, c.pid, &info, unix.WEXITED|unix.WNOHANG); err != nil || info.pid() == 0 {
 		c.status = 255 // somebody else took the status
 	} else {
 		c.status = info.exit()
 	}
-	c.reaper.mu.Lock()
-	delete(c.reaper.watched, c.pid)
-	c.reaper.mu.Unlock()
-	c.mu.Lock()
 	_ = c.pidfd.Close()
 	c.fd = -1
 	c.mu.Unlock()
+	c.reaper.mu.Lock()
+	delete(c.reaper.watched, c.pid)
+	c.reaper.mu.Unlock()
 	close(c.done)
 }

@@ -154,7 +154,7 @@ func (l *logger) take(child *reap.Child) {
 	defer l.mu.Unlock()
 	l.child = child
 	if l.over {
-		_ = child.Signal(syscall.SIGKILL)
+		_ = child.SignalGroup(syscall.SIGKILL)
 	}
 }
 
@@ -185,7 +185,7 @@ func (l *logger) run(ctx context.Context) (child *reap.Child, err error) {
 		return nil, programError(err)
 	}
 	if err := l.ready(ctx, r, child); err != nil {
-		_ = child.Signal(syscall.SIGKILL)
+		_ = child.SignalGroup(syscall.SIGKILL)
 		<-child.Done()
 		return nil, err
 	}
@@ -311,7 +311,7 @@ func (l *logger) end(sig syscall.Signal) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.over = true
-	_ = l.child.Signal(sig)
+	_ = l.child.SignalGroup(sig)
 }
 
 func ends(done <-chan struct{}, within time.Duration) bool {

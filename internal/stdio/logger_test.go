@@ -331,6 +331,29 @@ func TestAbortKillsLoggers(t *testing.T) {
 	}
 }
 
+// What a logger has started ends with it.
+func TestLoggersChildrenEndToo(t *testing.T) {
+	for name, end := range map[string]func(*Streams){"Close": (*Streams).Close, "Abort": (*Streams).Abort} {
+		t.Run(name, func(t *testing.T) {
+			nothingLeft(t)
+			hasty := usual
+			hasty.handover, hasty.drain, hasty.term = 0, time.Millisecond, 5*time.Second
+			logger := newScript(t, "sleep 1000 5>&- &\necho $! >child\n"+saying+"\nwait")
+			s := mustOpenWith(t, hasty, Config{Stdout: "binary-v2://" + logger.path})
+			wait(t, s, run(t, s, "echo out"))
+			child, err := os.ReadFile(filepath.Join(logger.dir, "child"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			end(s)
+			testkit.Await(t, 10*time.Second, "the end of the logger's child", func() bool {
+				_, err := os.Stat("/proc/" + strings.TrimSpace(string(child)))
+				return err != nil
+			})
+		})
+	}
+}
+
 // A logger has the pipes, /dev/null and nothing of the shim's; the process has one pipe's end for each stream.
 func TestLoggerInheritsNothingElse(t *testing.T) {
 	nothingLeft(t)
