@@ -57,10 +57,10 @@ func (t *Task) start(ctx context.Context) error {
 		return fmt.Errorf("cannot start an already running container: %w", errdefs.ErrFailedPrecondition)
 	}
 	t.started = true
-	if t.loaded {
-		t.loaded = false // once
-	} else if err := t.load(ctx); err != nil {
-		return err
+	if !t.loaded {
+		if err := t.load(ctx); err != nil {
+			return err
+		}
 	}
 	return t.program.Start()
 }
