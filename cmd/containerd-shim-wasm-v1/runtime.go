@@ -105,7 +105,8 @@ func (t *wasmTask) Exec(ctx context.Context, r *task.ExecRequest) (task.Process,
 type world struct {
 	preopens []wasm.Preopen
 	listen   []string
-	memory   int64 // bytes; 0: no limit
+	memory   int64 // bytes that a guest can have; 0: no limit
+	room     int64 // bytes that all of the container can have; 0: no limit
 }
 
 // worldOf reads a container's annotations and limits, and what the options say where it has none. ErrInvalidArgument:
@@ -129,9 +130,7 @@ func worldOf(spec *specs.Spec, o *wasmv1.Options) (w world, err error) {
 	}
 	w.memory = int64(o.MemoryLimit)
 	if l := spec.Linux; l != nil && l.Resources != nil && l.Resources.Memory != nil && l.Resources.Memory.Limit != nil {
-		if limit := *l.Resources.Memory.Limit; limit > 0 && (w.memory == 0 || limit < w.memory) {
-			w.memory = limit
-		}
+		w.room = max(*l.Resources.Memory.Limit, 0)
 	}
 	return w, nil
 }
@@ -169,6 +168,6 @@ func listeners(list []string) (all []string, err error) {
 func (w world) request(program *wasm.Program, p *specs.Process) wasm.Request {
 	return wasm.Request{
 		Program: program, Args: p.Args, Env: p.Env, Cwd: p.Cwd,
-		Preopens: w.preopens, Listen: w.listen, MemoryLimit: w.memory,
+		Preopens: w.preopens, Listen: w.listen, MemoryLimit: w.memory, Room: w.room,
 	}
 }

@@ -22,7 +22,8 @@ type Request struct {
 	Cwd         string
 	Preopens    []Preopen
 	Listen      []string // host:port, TCP
-	MemoryLimit int64    // bytes; 0: 4 GiB
+	MemoryLimit int64    // bytes that the guest can have; 0: 4 GiB
+	Room        int64    // bytes that the container can have, all of it; 0: no limit
 }
 
 // Run is a module that is being run, seen from the shim. The order is Command, Load, Start, Status, and at any time, last, Close.
@@ -127,13 +128,15 @@ func (r *Run) Load(ctx context.Context) error {
 
 // offer gives the runner its job, and hears what it says.
 func (r *Run) offer(compiled *Compiled) (o outcome, err error) {
-	pages := uint32(maxPages)
-	if r.req.MemoryLimit > 0 {
-		pages = uint32(min(r.req.MemoryLimit/pageSize, maxPages))
+	pages := int64(maxPages)
+	for _, limit := range []int64{r.req.MemoryLimit, r.req.Room} {
+		if limit > 0 {
+			pages = min(pages, limit/pageSize)
+		}
 	}
 	data, err := json.Marshal(job{
 		Path: r.req.Program.Path, Function: r.req.Program.Function, Args: r.req.Args, Env: r.req.Env, Cwd: r.req.Cwd,
-		Preopens: r.req.Preopens, Listen: r.req.Listen, Pages: pages,
+		Preopens: r.req.Preopens, Listen: r.req.Listen, Pages: uint32(pages), Room: r.req.Room,
 	})
 	if err != nil {
 		return o, err

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -42,6 +41,7 @@ type runner struct {
 	config  wazero.ModuleConfig
 	listen  []wasi.Listener
 	opened  []*wasi.Dir
+	most    uint64 // bytes of memory that the guest can have
 }
 
 // run is what a runner does. Its result is the process's exit status.
@@ -108,6 +108,9 @@ func (r *runner) prepare(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("read the module: %w", err)
 	}
+	if r.job.Room > 0 {
+		debug.SetMemoryLimit(r.job.Room / 2) // rather slower than killed
+	}
 	var cache string
 	if len(files) > 2 {
 		cache = "/proc/self/fd/" + strconv.Itoa(int(files[2].Fd()))
@@ -119,6 +122,9 @@ func (r *runner) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	if r.module, err = r.machine.load(ctx, module, r.job.Function, 1); err != nil {
+		return errors.Join(err, r.machine.Close(ctx))
+	}
+	if r.most, err = share(r.job.Room, module); err != nil {
 		return errors.Join(err, r.machine.Close(ctx))
 	}
 	return r.configure()
@@ -168,16 +174,13 @@ func (r *runner) execute(ctx context.Context) (code uint32, err error) {
 	// While the guest computes, its thread cannot be stopped for a collection that another one begins, such as the
 	// one every two minutes: the whole process would hang. With this, only the guest's own calls begin any.
 	debug.SetGCPercent(-1)
-	debug.FreeOSMemory()
-	var mem runtime.MemStats
-	runtime.ReadMemStats(&mem)
-	debug.SetMemoryLimit(int64(mem.Sys-mem.HeapReleased) + headroom)
+	debug.SetMemoryLimit(heap() + headroom(r.job.Room))
 	defer func() {
 		if p := recover(); p != nil {
 			code, err = statusTrapped, fmt.Errorf("panic: %v", p)
 		}
 	}()
-	ctx = experimental.WithMemoryAllocator(ctx, memory{allocator.NewNonMoving()})
+	ctx = experimental.WithMemoryAllocator(ctx, memory{allocator.NewNonMoving(), r.most})
 	guest, err := r.machine.InstantiateModule(ctx, r.module, r.config)
 	if err != nil {
 		return status(err)
@@ -202,9 +205,6 @@ func (r *runner) execute(ctx context.Context) (code uint32, err error) {
 	return 0, nil
 }
 
-// headroom is how much the runner itself, not the guest, may allocate before it collects garbage, in bytes.
-const headroom = 16 << 20
-
 // status is how a guest ended that did not return.
 func status(err error) (uint32, error) {
 	var exit *sys.ExitError
@@ -212,22 +212,4 @@ func status(err error) (uint32, error) {
 		return exit.ExitCode(), nil
 	}
 	return statusTrapped, err
-}
-
-// memory makes an allocation that fails one that the guest can see, rather than a panic.
-type memory struct{ experimental.MemoryAllocator }
-
-func (m memory) Allocate(size, most uint64) experimental.LinearMemory {
-	return linear{m.MemoryAllocator.Allocate(size, most)}
-}
-
-type linear struct{ experimental.LinearMemory }
-
-func (l linear) Reallocate(size uint64) (data []byte) {
-	defer func() {
-		if recover() != nil {
-			data = nil
-		}
-	}()
-	return l.LinearMemory.Reallocate(size)
 }

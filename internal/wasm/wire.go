@@ -21,6 +21,7 @@ type job struct {
 	Preopens []Preopen `json:"preopens"`
 	Listen   []string  `json:"listen"` // host:port, TCP
 	Pages    uint32    `json:"pages"`  // the most memory, in WebAssembly pages
+	Room     int64     `json:"room"`   // what the container may use, runner and guest together, in bytes; 0: no limit
 }
 
 // Preopen is a directory of the container that the guest gets.
