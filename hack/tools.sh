@@ -16,3 +16,7 @@ golangci_lint=$tools/golangci-lint-$golangci_version/golangci-lint
 protoc_gen_go=$tools/protoc-gen-go-$protobuf_version/protoc-gen-go
 gotestsum=$tools/gotestsum-$gotestsum_version/gotestsum
 criu_dir=$tools/criu-$criu_suite # has criu and the libraries that it was built with
+wasm_dir=$tools/wasm-1 # has programs as WebAssembly modules; another number for other versions: internal/testkit has it too
+wasm_go_programs='github.com/mikefarah/yq/v4@v4.54.1 github.com/google/go-jsonnet/cmd/jsonnet@v0.22.0 github.com/evanw/esbuild/cmd/esbuild@v0.28.2'
+wasm_python_version=3.12.0
+wasm_sqlite_version=1.14.32 # of go-sqlite3

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"syscall"
@@ -13,9 +12,11 @@ import (
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/shimwright/shimwright/internal/testkit"
 	"github.com/shimwright/shimwright/manager"
+	wasmv1 "github.com/shimwright/shimwright/protos/wasm/v1"
 )
 
 // host runs modules through a manager.
@@ -23,7 +24,11 @@ type host struct {
 	t       *testing.T
 	runtime string
 	rootfs  string
+	options *anypb.Any
 	*manager.Manager
+
+	mu     sync.Mutex
+	events []manager.Event
 }
 
 // newHost is a host for the wasm shim whose containers have module as /app.wasm. When the test ends, nothing may be left
@@ -38,7 +43,8 @@ func newHost(t *testing.T, module string) *host {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	h := &host{t: t, runtime: testkit.Build(t, "./cmd/containerd-shim-wasm-v1"), rootfs: testkit.Rootfs(t)}
-	if err := os.Link(module, filepath.Join(h.rootfs, "app.wasm")); err != nil {
+	h.add("app.wasm", module)
+	if h.options, err = anypb.New(&wasmv1.Options{CacheDir: testkit.WasmCache(t)}); err != nil {
 		t.Fatal(err)
 	}
 	h.Manager, err = manager.New(manager.Config{State: dir + "/state", Root: dir + "/root", SocketDir: dir + "/s"})
@@ -46,7 +52,10 @@ func newHost(t *testing.T, module string) *host {
 		t.Fatal(err)
 	}
 	go func() { // ends with the manager
-		for range h.Events() {
+		for e := range h.Events() {
+			h.mu.Lock()
+			h.events = append(h.events, e)
+			h.mu.Unlock()
 		}
 	}()
 	t.Cleanup(func() {
@@ -57,33 +66,31 @@ func newHost(t *testing.T, module string) *host {
 	return h
 }
 
-// probe is testdata/wasm/probe, built once.
-var probe = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "probe")
+// add puts a copy of a file into the root file system.
+func (h *host) add(name, from string) {
+	h.t.Helper()
+	data, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(h.rootfs, name), data, 0o644)
+	}
 	if err != nil {
-		return "", err
+		h.t.Fatal(err)
 	}
-	root, err := testkit.Root()
-	if err != nil {
-		return "", err
+}
+
+// topics are the events so far, in their order.
+func (h *host) topics() (topics []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, e := range h.events {
+		topics = append(topics, e.Topic)
 	}
-	path := filepath.Join(dir, "probe.wasm")
-	build := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-o", path, "./testdata/wasm/probe")
-	build.Dir = root
-	build.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", errors.New(string(out))
-	}
-	return path, nil
-})
+	return topics
+}
 
 func module(t *testing.T) string {
 	t.Helper()
-	path, err := probe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return testkit.WasmGo(t, "./testdata/wasm/probe")
 }
 
 type container struct {
@@ -101,7 +108,7 @@ func (h *host) create(ctx context.Context, id string, spec *specs.Spec, io *test
 	if err != nil {
 		return nil, err
 	}
-	r := &taskapi.CreateTaskRequest{ID: id, Bundle: s.Bundle()}
+	r := &taskapi.CreateTaskRequest{ID: id, Bundle: s.Bundle(), Options: h.options}
 	if io != nil {
 		r.Stdin, r.Stdout, r.Stderr = io.Stdin, io.Stdout, io.Stderr
 	}
@@ -109,7 +116,14 @@ func (h *host) create(ctx context.Context, id string, spec *specs.Spec, io *test
 		_, deleteErr := h.Delete(ctx, s)
 		return nil, errors.Join(err, deleteErr)
 	}
-	return &container{h, id, s}, nil
+	c := &container{h, id, s}
+	h.t.Cleanup(func() { // before the search for leaks: of a failed test nothing is to stay
+		if h.t.Failed() {
+			_, _ = s.Task().Kill(context.WithoutCancel(h.t.Context()), &taskapi.KillRequest{ID: id, Signal: uint32(syscall.SIGKILL)})
+			_, _ = h.Delete(context.WithoutCancel(h.t.Context()), s)
+		}
+	})
+	return c, nil
 }
 
 // run creates and starts a container.
@@ -119,10 +133,24 @@ func (h *host) run(id string, spec *specs.Spec, io *testkit.Stdio) *container {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	if _, err := c.Task().Start(h.t.Context(), &taskapi.StartRequest{ID: id}); err != nil {
-		h.t.Fatal(err)
-	}
+	c.start()
 	return c
+}
+
+func (c *container) start() {
+	c.h.t.Helper()
+	if _, err := c.Task().Start(c.h.t.Context(), &taskapi.StartRequest{ID: c.id}); err != nil {
+		c.h.t.Fatal(err)
+	}
+}
+
+// closeStdin ends the input, once what was written is read.
+func (c *container) closeStdin(io *testkit.Stdio) {
+	c.h.t.Helper()
+	if _, err := c.Task().CloseIO(c.h.t.Context(), &taskapi.CloseIORequest{ID: c.id, Stdin: true}); err != nil {
+		c.h.t.Fatal(err)
+	}
+	io.In.Close()
 }
 
 // wait fails the test if the process does not end with want.

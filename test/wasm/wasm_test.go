@@ -219,8 +219,9 @@ func TestMemory(t *testing.T) {
 		alloc string
 		want  uint32
 	}{
-		"enough":   {256 << 20, "alloc=64", 0},
-		"too much": {128 << 20, "alloc=512", 2}, // Go: fatal error: out of memory
+		"enough":            {256 << 20, "alloc=64", 0},
+		"a little too much": {160 << 20, "alloc=130", 2}, // Go: fatal error: out of memory
+		"too much":          {160 << 20, "alloc=1024", 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			io := testkit.FIFOs(t)
