@@ -50,7 +50,7 @@ var layers = []layer{
 	{"manager", []string{"task", "internal/bootstrap", "internal/bundle", "internal/rootfs", "internal/socket", "internal/daemon"}},
 
 	{"cmd/...", []string{"task", "shim", "manager", "protos/...", "internal/options", "internal/wasm", "internal/container/...", "internal/oci", "internal/engine", "internal/cgroup"}},
-	{"examples/...", []string{"task", "shim", "manager"}},
+	{"examples/...", []string{"task", "shim", "manager", "protos/..."}},
 	{"protos/...", nil},
 	{"internal/testkit/...", nil},
 	{"internal/enginetest", []string{"task", "internal/bundle", "internal/reap", "internal/testkit"}},
