@@ -1,6 +1,7 @@
 package container_test
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -224,4 +225,25 @@ func TestDeleteAfterACriu(t *testing.T) {
 	if _, err := os.Stat(file); err != nil {
 		t.Error(err)
 	}
+}
+
+// Whoever freezes the container when its shim is gone does not keep it.
+func TestDeleteOfWhatIsFrozenMeanwhile(t *testing.T) {
+	h := newHost(t)
+	r, _ := h.Request("c", testkit.Spec(h.Rootfs, "sleep", "1000"))
+	c := h.Must(r)
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stopped := make(chan struct{})
+	go func() { // ends soon
+		defer close(stopped)
+		for until := time.Now().Add(300 * time.Millisecond); time.Now().Before(until); {
+			_ = c.(task.Pauser).Pause(context.Background())
+		}
+	}()
+	if _, err := h.After().Delete(t.Context(), "c", r.Bundle); err != nil {
+		t.Error(err)
+	}
+	<-stopped
 }

@@ -74,9 +74,17 @@ func Kill(ctx context.Context, pid int, started uint64, group cgroup.Group) (tas
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
 		return task.Exit{}, nil
 	}
-	group.Thaw()
-	if err := readable(ctx, pidfd); err != nil {
-		return task.Exit{}, fmt.Errorf("wait for process %d: %w", pid, err)
+	for { // a criu that outlives its shim freezes the group when it likes
+		group.Thaw()
+		moment, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		err := readable(moment, pidfd)
+		cancel()
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return task.Exit{}, fmt.Errorf("wait for process %d: %w", pid, err)
+		}
 	}
 	return task.Exit{Status: 128 + int(unix.SIGKILL), At: time.Now()}, nil
 }
