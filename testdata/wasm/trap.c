@@ -4,6 +4,7 @@
 #include <string.h>
 
 static volatile int zero;
+static char *volatile held; // what nobody looks at would be compiled away
 
 static int deep(int n) {
 	volatile char frame[4096];
@@ -18,7 +19,7 @@ int main(int argc, char **argv) {
 	if (!strcmp(how, "unreachable"))
 		__builtin_trap();
 	if (!strcmp(how, "divide"))
-		return 1 / zero;
+		return argc * 1000 / zero;
 	if (!strcmp(how, "stack"))
 		return deep(0);
 	if (!strcmp(how, "bounds"))
@@ -27,9 +28,8 @@ int main(int argc, char **argv) {
 		abort();
 	if (!strcmp(how, "hog")) { // until there is no more
 		size_t mib = 0;
-		char *p;
-		while ((p = malloc(1 << 20))) {
-			memset(p, 1, 1 << 20);
+		while ((held = malloc(1 << 20))) {
+			memset(held, 1, 1 << 20);
 			mib++;
 		}
 		printf("%zu MiB, then refused\n", mib);
