@@ -38,7 +38,7 @@ var layers = []layer{
 	{"internal/options", []string{"internal/bundle", "internal/tomlpb"}},
 	{"internal/checkpoint", []string{"task", "internal/options"}},
 	{"internal/engine", []string{"task", "internal/bundle", "internal/cgroup", "internal/reap"}},
-	{"internal/oci", []string{"task", "internal/bundle", "internal/cgroup", "internal/engine", "internal/options", "internal/reap"}},
+	{"internal/oci", []string{"task", "internal/bundle", "internal/cgroup", "internal/checkpoint", "internal/engine", "internal/options", "internal/reap"}},
 	{"internal/container/...", []string{"task", "internal/bundle", "internal/cgroup", "internal/checkpoint", "internal/engine", "internal/options", "internal/reap", "internal/container/..."}},
 
 	{"internal/wasm/...", []string{"internal/wasm/..."}},

@@ -33,6 +33,8 @@ func newHost(t testing.TB) *host { return &host{enginetest.NewHost(t, inside)} }
 
 func TestEngine(t *testing.T) { enginetest.Run(t, inside) }
 
+func TestCheckpoint(t *testing.T) { enginetest.RunCheckpoint(t, inside) }
+
 func TestTermOfCreated(t *testing.T) {
 	h := newHost(t)
 	c, _ := h.Created("c", "true")

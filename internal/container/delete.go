@@ -92,10 +92,8 @@ func (e *Engine) deleteAll(ctx context.Context, states, id, dir string, o *optio
 	if err := group.Kill(ctx); err != nil {
 		return exit, err
 	}
-	for _, left := range []string{filepath.Join(states, id, "criu-root"), filepath.Join(dir, deskDir)} { // of a checkpoint or restore
-		if err := checkpoint.RemoveAll(left); err != nil {
-			return exit, err
-		}
+	if err := checkpoint.Clean(dir, filepath.Join(states, id)); err != nil {
+		return exit, err
 	}
 	if err := e.remove(ctx, states, id, group); err != nil {
 		return exit, err

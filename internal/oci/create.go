@@ -21,10 +21,10 @@ import (
 )
 
 // Create makes the container of the bundle's config.json, which r.Spec is, with its init waiting for Start. On error
-// nothing of it is left.
+// nothing of it is left. If r names a checkpoint there is nothing before Start, which then makes it all.
 //
 // ErrInvalidArgument: the spec or the options cannot be used, or there is no such binary. ErrAlreadyExists: the id is
-// taken. What else the binary refuses has no class: it has only words.
+// taken. ErrNotFound, ErrFailedPrecondition: there is no such checkpoint, or no criu. What else the binary refuses has no class: it has only words.
 func (e *Engine) Create(ctx context.Context, r *task.CreateRequest) (task.Task, error) {
 	o, err := options.Decode(r.Options)
 	if err != nil {
@@ -34,9 +34,6 @@ func (e *Engine) Create(ctx context.Context, r *task.CreateRequest) (task.Task, 
 	if err != nil {
 		return nil, err
 	}
-	if r.Checkpoint != "" {
-		return nil, fmt.Errorf("restore from a checkpoint: %w", errdefs.ErrNotImplemented)
-	}
 	if err := options.Write(r.Bundle, o); err != nil {
 		return nil, err
 	}
@@ -45,13 +42,36 @@ func (e *Engine) Create(ctx context.Context, r *task.CreateRequest) (task.Task, 
 	if err := t.Own(&r.IO); err != nil {
 		return nil, err
 	}
+	if r.Checkpoint != "" {
+		return t.restored(ctx, r, o)
+	}
 	if err := t.create(ctx, r, o); err != nil {
 		return nil, fmt.Errorf("OCI runtime create failed: %w", err)
 	}
 	return t, nil
 }
 
-func (t *Task) create(ctx context.Context, r *task.CreateRequest, o *options.Options) (err error) {
+func (t *Task) create(ctx context.Context, r *task.CreateRequest, o *options.Options) error {
+	f := engine.NewFlight()
+	return t.make(ctx, f, r, func(ctx context.Context, c *call, io *stdio) error {
+		if err := c.Create(ctx, r.ID, r.Bundle, &runc.CreateOpts{
+			IO: io, PidFile: c.file("pid"), ConsoleSocket: io.Console,
+			NoPivot: o.NoPivotRoot, NoNewKeyring: o.NoNewKeyring,
+		}); err != nil {
+			return err
+		}
+		if err := t.adopt(c, r); err != nil {
+			return err
+		}
+		if err := io.finish(); err != nil {
+			return err
+		}
+		return f.CalledOff()
+	})
+}
+
+// make has fn make the container in flight f. When that fails nothing of it is left.
+func (t *Task) make(ctx context.Context, f *engine.Flight, r *task.CreateRequest, fn func(context.Context, *call, *stdio) error) (err error) {
 	if err := check(r); err != nil {
 		return err
 	}
@@ -68,31 +88,18 @@ func (t *Task) create(ctx context.Context, r *task.CreateRequest, o *options.Opt
 	}()
 	release := t.binary.reaper.Hold()
 	defer release()
-	f := engine.NewFlight()
 	return t.binary.run(ctx, f, func(ctx context.Context, c *call) error {
 		io, err := c.connect(&r.IO)
 		if err != nil {
 			return err
 		}
 		defer io.close()
-		if err := c.Create(ctx, r.ID, r.Bundle, &runc.CreateOpts{
-			IO: io, PidFile: c.file("pid"), ConsoleSocket: io.Console,
-			NoPivot: o.NoPivotRoot, NoNewKeyring: o.NoNewKeyring,
-		}); err != nil {
-			return err
-		}
-		if err := t.adopt(c, r.Spec); err != nil {
-			return err
-		}
-		if err := io.finish(); err != nil {
-			return err
-		}
-		return f.CalledOff()
+		return fn(ctx, c, io)
 	})
 }
 
 // adopt takes charge of the init, which the binary has left to us.
-func (t *Task) adopt(c *call, spec *specs.Spec) error {
+func (t *Task) adopt(c *call, r *task.CreateRequest) error {
 	pid, err := pidOf(c.file("pid"))
 	if err != nil {
 		return err
@@ -100,9 +107,10 @@ func (t *Task) adopt(c *call, spec *specs.Spec) error {
 	if t.Group, err = cgroup.Of(pid); err != nil {
 		return err
 	}
-	for _, ns := range spec.Linux.Namespaces {
+	for _, ns := range r.Spec.Linux.Namespaces {
 		t.Private = t.Private || ns.Type == specs.PIDNamespace && ns.Path == ""
 	}
+	t.streams = paths(&r.IO)
 	t.OOMs = t.Group.OOMs()
 	t.Child, err = t.binary.reaper.Watch(pid)
 	return err

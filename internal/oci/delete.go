@@ -13,6 +13,7 @@ import (
 
 	"github.com/shimwright/shimwright/internal/bundle"
 	"github.com/shimwright/shimwright/internal/cgroup"
+	"github.com/shimwright/shimwright/internal/checkpoint"
 	"github.com/shimwright/shimwright/internal/engine"
 	"github.com/shimwright/shimwright/internal/options"
 	"github.com/shimwright/shimwright/task"
@@ -64,6 +65,9 @@ func (b *binary) deleteAll(ctx context.Context, id string) (exit task.Exit, err 
 // cgroup. What is not there is no error.
 func (b *binary) remove(ctx context.Context, id string, group cgroup.Group) error {
 	state := filepath.Join(b.states, id)
+	if err := checkpoint.Clean(b.bundle, state); err != nil {
+		return err
+	}
 	if _, err := os.Lstat(state); err == nil {
 		err := errNoBinary
 		if b.path != "" {

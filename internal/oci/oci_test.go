@@ -22,14 +22,15 @@ func TestMain(m *testing.M) { enginetest.Main(m) }
 func binary(t testing.TB, name string) enginetest.Engine {
 	t.Helper()
 	testkit.RequireRoot(t)
-	if _, err := exec.LookPath(name); err != nil {
+	path, err := exec.LookPath(name)
+	if err != nil {
 		testkit.Missing(t, "needs %s (hack/deps.sh test): %v", name, err)
 	}
 	return enginetest.Engine{
 		New: func(root string, r *reap.Reaper) enginetest.Runtime {
 			return oci.New(oci.Config{Root: root, Namespace: enginetest.Namespace, Reaper: r})
 		},
-		Binary: name,
+		Binary: path,
 	}
 }
 
@@ -42,6 +43,8 @@ func runc(t testing.TB) enginetest.Engine {
 }
 
 func TestRunc(t *testing.T) { enginetest.Run(t, runc(t)) }
+
+func TestRuncCheckpoint(t *testing.T) { enginetest.RunCheckpoint(t, runc(t)) }
 
 // wrapped is the engine with a script in runc's place, that ends by running it.
 func wrapped(t testing.TB, script string) enginetest.Engine {
@@ -69,14 +72,4 @@ func TestKillOfAStartThatHangs(t *testing.T) {
 		t.Errorf("start: %v", err)
 	}
 	enginetest.ExitsWith(t, c, 137)
-}
-
-func TestNoRestore(t *testing.T) {
-	h := enginetest.NewHost(t, runc(t))
-	r, _ := h.Request("c", testkit.Spec(h.Rootfs, "true"))
-	r.Checkpoint = "/x"
-	if _, err := h.Make(t.Context(), r); !errdefs.IsNotImplemented(err) {
-		t.Errorf("create: %v", err)
-	}
-	h.NothingLeft(r)
 }

@@ -17,8 +17,9 @@ import (
 // Task is a container and its init. What is not its own it has from engine.Container.
 type Task struct {
 	engine.Container
-	id     string
-	binary *binary
+	id      string
+	binary  *binary
+	streams []string // what its processes hold of the client's, see paths
 
 	mu       sync.Mutex
 	starting *engine.Flight // nil: no start is under way

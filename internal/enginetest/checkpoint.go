@@ -1,4 +1,4 @@
-package container_test
+package enginetest
 
 import (
 	"bufio"
@@ -25,23 +25,41 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"github.com/shimwright/shimwright/internal/container"
-	"github.com/shimwright/shimwright/internal/enginetest"
 	"github.com/shimwright/shimwright/internal/testkit"
 	"github.com/shimwright/shimwright/task"
 )
 
 // These tests do not run in user-mode Linux: its kernel has no CONFIG_CHECKPOINT_RESTORE.
 
-// newCriuHost is newHost on a machine with criu.
-func newCriuHost(t *testing.T) *host {
+// RunCheckpoint runs all tests of checkpoint and restore on e.
+func RunCheckpoint(t *testing.T, e Engine) {
+	for _, test := range []struct {
+		name string
+		run  func(t *testing.T, e Engine)
+	}{
+		{"RestoredTaskGoesOn", testRestoredTaskGoesOn},
+		{"RestoredTaskHasNewStreams", testRestoredTaskHasNewStreams},
+		{"CheckpointLeavesTheTaskAsItWas", testCheckpointLeavesTheTaskAsItWas},
+		{"CheckpointPaths", testCheckpointPaths},
+		{"CheckpointNeedsLeave", testCheckpointNeedsLeave},
+		{"CheckpointOfATerminal", testCheckpointOfATerminal},
+		{"CheckpointWithoutCriu", testCheckpointWithoutCriu},
+		{"RestoreThatFailsLeavesNothing", testRestoreThatFailsLeavesNothing},
+		{"KillEndsARestore", testKillEndsARestore},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, e) })
+	}
+}
+
+// newCriuHost is NewHost on a machine with criu.
+func newCriuHost(t *testing.T, e Engine) *Host {
 	t.Helper()
 	if _, err := exec.LookPath("criu"); err != nil {
 		testkit.Missing(t, "needs criu (hack/deps.sh test): %v", err)
 	}
 	const cache = "/run/criu.kdat.tmp" // left by criu where /run is no tmpfs
 	t.Cleanup(func() { os.Remove(cache) })
-	return newHost(t)
+	return NewHost(t, e)
 }
 
 // count prints how often it was round, again and again.
@@ -74,7 +92,7 @@ func pack(t testing.TB, m proto.Message) *anypb.Any {
 }
 
 // begin creates and starts what r asks for.
-func (h *host) begin(r *task.CreateRequest) task.Task {
+func (h *Host) begin(r *task.CreateRequest) task.Task {
 	h.T.Helper()
 	c := h.Must(r)
 	if err := c.Start(h.T.Context()); err != nil {
@@ -85,14 +103,14 @@ func (h *host) begin(r *task.CreateRequest) task.Task {
 }
 
 // dump checkpoints c into a new image.
-func (h *host) dump(c task.Task, o *runcoptions.CheckpointOptions) (image string, err error) {
+func (h *Host) dump(c task.Task, o *runcoptions.CheckpointOptions) (image string, err error) {
 	h.T.Helper()
 	image = filepath.Join(h.T.TempDir(), "new", "image")
 	return image, c.(task.Checkpointer).Checkpoint(h.T.Context(), &task.CheckpointRequest{Path: image, Options: pack(h.T, o)})
 }
 
 // dumped is dump that ends c.
-func (h *host) dumped(c task.Task, r *task.CreateRequest, o *runcoptions.CheckpointOptions) (image string) {
+func (h *Host) dumped(c task.Task, r *task.CreateRequest, o *runcoptions.CheckpointOptions) (image string) {
 	h.T.Helper()
 	o.Exit = true
 	image, err := h.dump(c, o)
@@ -100,7 +118,7 @@ func (h *host) dumped(c task.Task, r *task.CreateRequest, o *runcoptions.Checkpo
 		log, _ := os.ReadFile(filepath.Join(r.Bundle, "criu-dump.log"))
 		h.T.Fatalf("%v\n%s", err, log)
 	}
-	enginetest.ExitsWith(h.T, c, 137)
+	ExitsWith(h.T, c, 137)
 	if err := c.Delete(h.T.Context()); err != nil {
 		h.T.Fatal(err)
 	}
@@ -112,11 +130,11 @@ func stop(t *testing.T, c task.Task) {
 	if err := c.Kill(t.Context(), syscall.SIGKILL, true); err != nil {
 		t.Error(err)
 	}
-	enginetest.ExitsWith(t, c, 137)
+	ExitsWith(t, c, 137)
 }
 
-func TestRestoredTaskGoesOn(t *testing.T) {
-	h := newCriuHost(t)
+func testRestoredTaskGoesOn(t *testing.T, e Engine) {
+	h := newCriuHost(t, e)
 	// Output also goes to a file that is opened once, and comes from two processes.
 	r, out := h.Request("c", testkit.Spec(h.Rootfs, "sh", "-c", "exec 3>/root/log; ("+count+") | while read i; do echo $i; echo $i >&3; done"))
 	c := h.begin(r)
@@ -149,7 +167,7 @@ func TestRestoredTaskGoesOn(t *testing.T) {
 	if err := x.Start(t.Context()); err != nil {
 		t.Error(err)
 	} else {
-		enginetest.ExitsWith(t, x, 0)
+		ExitsWith(t, x, 0)
 	}
 	if pids, err := d.(task.Lister).PIDs(t.Context()); err != nil || len(pids) < 2 {
 		t.Errorf("%v, %v", pids, err)
@@ -178,8 +196,8 @@ func TestRestoredTaskGoesOn(t *testing.T) {
 }
 
 // A client's FIFOs and files are outside the container. The restored task has the new client's; an exec's have no successors.
-func TestRestoredTaskHasNewStreams(t *testing.T) {
-	h := newCriuHost(t)
+func testRestoredTaskHasNewStreams(t *testing.T, e Engine) {
+	h := newCriuHost(t, e)
 	open := func(name string, flags int) (path string, f *os.File) {
 		path = filepath.Join(t.TempDir(), name)
 		if err := unix.Mkfifo(path, 0o700); err != nil {
@@ -204,7 +222,7 @@ func TestRestoredTaskHasNewStreams(t *testing.T) {
 	r.IO = task.IO{Stdin: in, Stdout: first, Stderr: regular}
 	c := h.begin(r)
 	_, execOut := open("exec", os.O_RDWR)
-	x, err := c.(task.Execer).Exec(t.Context(), &task.ExecRequest{ID: "x", Spec: enginetest.Process("sleep", "1000"), IO: task.IO{Stdin: in, Stdout: execOut, Stderr: execOut}})
+	x, err := c.(task.Execer).Exec(t.Context(), &task.ExecRequest{ID: "x", Spec: Process("sleep", "1000"), IO: task.IO{Stdin: in, Stdout: execOut, Stderr: execOut}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +237,7 @@ func TestRestoredTaskHasNewStreams(t *testing.T) {
 	if err := x.Kill(t.Context(), syscall.SIGKILL, false); err != nil {
 		t.Error(err)
 	}
-	enginetest.ExitsWith(t, x, 137)
+	ExitsWith(t, x, 137)
 	image := h.dumped(c, r, &runcoptions.CheckpointOptions{})
 
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
@@ -250,8 +268,8 @@ func TestRestoredTaskHasNewStreams(t *testing.T) {
 	}
 }
 
-func TestCheckpointLeavesTheTaskAsItWas(t *testing.T) {
-	h := newCriuHost(t)
+func testCheckpointLeavesTheTaskAsItWas(t *testing.T, e Engine) {
+	h := newCriuHost(t, e)
 	r, out := h.Request("c", testkit.Spec(h.Rootfs, "sh", "-c", count))
 	c := h.begin(r)
 	numbers(t, out, 2)
@@ -297,12 +315,12 @@ func TestCheckpointLeavesTheTaskAsItWas(t *testing.T) {
 	stop(t, d)
 }
 
-func TestCheckpointPaths(t *testing.T) {
-	h := newCriuHost(t)
+func testCheckpointPaths(t *testing.T, e Engine) {
+	h := newCriuHost(t, e)
 	dir := t.TempDir()
 	work, image, restoreWork := filepath.Join(dir, "work"), filepath.Join(dir, "image"), filepath.Join(dir, "restore")
 	r, _ := h.Request("c", testkit.Spec(h.Rootfs, "sleep", "1000"))
-	r.Options = pack(t, &runcoptions.Options{CriuWorkPath: restoreWork})
+	r.Options = h.Options(&runcoptions.Options{CriuWorkPath: restoreWork})
 	c := h.begin(r)
 	err := c.(task.Checkpointer).Checkpoint(t.Context(), &task.CheckpointRequest{
 		Options: pack(t, &runcoptions.CheckpointOptions{ImagePath: image, WorkPath: work, Exit: true}),
@@ -310,7 +328,7 @@ func TestCheckpointPaths(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	enginetest.ExitsWith(t, c, 137)
+	ExitsWith(t, c, 137)
 	if err := c.Delete(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -325,10 +343,14 @@ func TestCheckpointPaths(t *testing.T) {
 }
 
 // What is tied to the world outside is only dumped if the client allows it. Else the error says how to allow it.
-func TestCheckpointNeedsLeave(t *testing.T) {
-	h := newCriuHost(t)
+func testCheckpointNeedsLeave(t *testing.T, e Engine) {
+	h := newCriuHost(t, e)
+	source, err := testkit.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
 	holder := filepath.Join(h.Rootfs, "bin", "holder")
-	if out, err := exec.Command("cc", "-static", "-O", "-o", holder, "testdata/holder.c").CombinedOutput(); err != nil {
+	if out, err := exec.Command("cc", "-static", "-O", "-o", holder, filepath.Join(source, "internal/enginetest/testdata/holder.c")).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	network := newNetwork(t)
@@ -396,7 +418,7 @@ func TestCheckpointNeedsLeave(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := &host{h.With(t)}
+			h := h.With(t)
 			spec := testkit.Spec(h.Rootfs, test.args...)
 			if test.spec != nil {
 				test.spec(spec)
@@ -468,11 +490,11 @@ func newNetwork(t *testing.T) (path string) {
 	return path
 }
 
-func TestCheckpointOfATerminal(t *testing.T) {
-	h := newCriuHost(t)
+func testCheckpointOfATerminal(t *testing.T, e Engine) {
+	h := newCriuHost(t, e)
 	for name, o := range map[string]*runcoptions.CheckpointOptions{"plain": {}, "allowed": {Terminal: true}} {
 		t.Run(name, func(t *testing.T) {
-			h := &host{h.With(t)}
+			h := h.With(t)
 			begin := func(id, image string) (task.Task, *task.CreateRequest, *os.File) {
 				r, _ := h.Request(id, testkit.Spec(h.Rootfs, "sh", "-c", count))
 				r.Spec.Process.Terminal = true
@@ -498,8 +520,8 @@ func TestCheckpointOfATerminal(t *testing.T) {
 	}
 }
 
-func TestCheckpointWithoutCriu(t *testing.T) {
-	h := newCriuHost(t)
+func testCheckpointWithoutCriu(t *testing.T, e Engine) {
+	h := newCriuHost(t, e)
 	r, out := h.Request("c", testkit.Spec(h.Rootfs, "sh", "-c", count))
 	c := h.begin(r)
 	image, err := h.dump(c, new(runcoptions.CheckpointOptions))
@@ -529,8 +551,8 @@ func TestCheckpointWithoutCriu(t *testing.T) {
 	stop(t, c)
 }
 
-func TestRestoreThatFailsLeavesNothing(t *testing.T) {
-	h := newCriuHost(t)
+func testRestoreThatFailsLeavesNothing(t *testing.T, e Engine) {
+	h := newCriuHost(t, e)
 	r, _ := h.Request("c", testkit.Spec(h.Rootfs, "sh", "-c", count))
 	c := h.begin(r)
 	image := h.dumped(c, r, new(runcoptions.CheckpointOptions))
@@ -555,7 +577,7 @@ func TestRestoreThatFailsLeavesNothing(t *testing.T) {
 		if _, err := os.Lstat(h.State("d")); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("state is left: %v", err)
 		}
-		if dirs := enginetest.Cgroups(again.Spec); len(dirs) > 0 {
+		if dirs := Cgroups(again.Spec); len(dirs) > 0 {
 			t.Errorf("cgroups are left: %v", dirs)
 		}
 	}
@@ -583,8 +605,8 @@ func TestRestoreThatFailsLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestKillEndsARestore(t *testing.T) {
-	h := newCriuHost(t)
+func testKillEndsARestore(t *testing.T, e Engine) {
+	h := newCriuHost(t, e)
 	r, _ := h.Request("c", testkit.Spec(h.Rootfs, "sleep", "1000"))
 	c := h.begin(r)
 	image := h.dumped(c, r, new(runcoptions.CheckpointOptions))
@@ -626,5 +648,3 @@ func TestKillEndsARestore(t *testing.T) {
 		t.Errorf("what was mounted for criu: %v", err)
 	}
 }
-
-var _ task.Runtime = (*container.Engine)(nil)
