@@ -61,7 +61,7 @@ thin github.com/opencontainers/go-digest 'algorithm.go digest.go' \
 	-e 's/\(DigestRegexp[A-Za-z]*\)\.\(String\|MatchString\)/\1().\2/'
 # The C code is small, runs once, and nobody unwinds its stack.
 CGO_ENABLED=1 CGO_CFLAGS="-Os -fno-asynchronous-unwind-tables" go build -modfile="$mod" -o "$dir/" -trimpath -buildvcs=false -tags "no_grpc seccomp netgo osusergo ${TAGS:-}" "${inline[@]}" \
-	-ldflags "-s -w -linkmode external -funcalign=4 -extldflags '-static -Wl,--gc-sections,-z,noseparate-code' \
+	-ldflags "-s -w -linkmode external -funcalign=1 -extldflags '-static -Wl,--gc-sections,-z,noseparate-code' \
 		-X $shim.version=$version -X $shim.revision=$revision" \
 	"$@"
 
