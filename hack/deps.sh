@@ -2,7 +2,7 @@
 # Installs what is missing, and nothing else, on Debian and Ubuntu:
 #   hack/deps.sh build    a C compiler and libseccomp, for static binaries; a static busybox, for the demo's container
 #   hack/deps.sh test     build's, gotestsum, user-mode Linux, containerd (the daemon, ctr, its own shim and runc), three
-#                         older ones (the daemon and ctr), criu, two CNI plugins, erofs-utils and e2fsprogs,
+#                         older ones (the daemon and ctr), criu, crun, two CNI plugins, erofs-utils and e2fsprogs,
 #                         clang for wasm and some programs as wasm modules
 #   hack/deps.sh lint     build's, golangci-lint, protoc and its plugin for Go
 # Tools are built with go install, once, and kept below ~/.cache/shimwright/tools (SHIMWRIGHT_TOOLS).
@@ -114,6 +114,16 @@ foreign_criu() {
 	mv -T "$new" "$criu_dir"
 }
 
+# foreign_crun: the crun of a newer Debian, for the guests on cgroup v2: it refuses the hosts that have both versions.
+foreign_crun() {
+	[[ -x $crun_dir/root/usr/bin/crun ]] && return
+	local new
+	mkdir -p "$tools"
+	new=$(mktemp -d "$tools/new.XXXXXX")
+	unpack_debian "$new" "$criu_suite" crun
+	mv -T "$new" "$crun_dir"
+}
+
 # older_containerds: the daemon and ctr of each older release that the tests start. Debian has them as packages, which need
 # no library but libc; what a suite has no longer is built.
 older_containerds() {
@@ -209,6 +219,7 @@ for what in "${@:-build}"; do
 			"$containerd/containerd-shim-runc-v2@v$containerd_version"
 		go_tool "$peer_dir/runc" -tags seccomp "github.com/opencontainers/runc@v$runc_version"
 		foreign_criu
+		foreign_crun
 		CGO_ENABLED=0 go_tool "$cni_dir/host-local" "$cni/main/ptp@v$cni_version" "$cni/ipam/host-local@v$cni_version"
 		older_containerds
 		wasm_programs

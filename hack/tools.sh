@@ -6,7 +6,7 @@ cni_version=1.9.1
 golangci_version=2.15.0
 gotestsum_version=1.13.0
 protobuf_version=1.36.12 # as in go.mod
-criu_suite=forky # of Debian: the first one whose criu works on kernels of 2025 and later
+criu_suite=forky # of Debian: the first one whose criu works on kernels of 2025 and later; crun is from there too
 
 tools=${SHIMWRIGHT_TOOLS:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/shimwright/tools}
 containerd_dir=$tools/containerd-$containerd_version # has containerd and ctr
@@ -20,3 +20,4 @@ wasm_dir=$tools/wasm-1 # has programs as WebAssembly modules; another number for
 wasm_go_programs='github.com/mikefarah/yq/v4@v4.54.1 github.com/google/go-jsonnet/cmd/jsonnet@v0.22.0 github.com/evanw/esbuild/cmd/esbuild@v0.28.2'
 wasm_python_version=3.12.0
 wasm_sqlite_version=1.14.32 # of go-sqlite3
+crun_dir=$tools/crun-$criu_suite # has crun and the libraries that it was built with, below root

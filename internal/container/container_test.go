@@ -23,6 +23,7 @@ var inside = enginetest.Engine{
 	},
 	NoCommand:     `runc create failed: unable to start container process: error during container init: exec: "nosuch": executable file not found in $PATH`,
 	NoCommandExec: `exec failed: unable to start container process: exec: "nosuch": executable file not found in $PATH`,
+	NoSystemd:     "slice:prefix:name",
 	Classes:       true,
 }
 

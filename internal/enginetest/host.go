@@ -61,6 +61,7 @@ type Engine struct {
 
 	// What it says of a command that is not there, on create and on exec, after the words that all engines have.
 	NoCommand, NoCommandExec string
+	NoSystemd                string // what it says when it shall ask systemd for a cgroup that has a path
 	// Classes: it knows why it refuses a spec. Others only pass on words.
 	Classes bool
 }

@@ -625,7 +625,7 @@ func testFailedCreateLeavesNothing(t *testing.T, e Engine) {
 		}, errdefs.IsInvalidArgument, ""},
 		"no systemd cgroup": {func(r *task.CreateRequest) {
 			r.Options = h.Options(&runcoptions.Options{SystemdCgroup: true})
-		}, refused, "slice:prefix:name"},
+		}, refused, e.NoSystemd},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, _ := h.Request("c", testkit.Spec(h.Rootfs, "true"))

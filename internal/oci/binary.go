@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -86,10 +87,13 @@ func (b *binary) call(ctx context.Context, fn func(context.Context, *call) error
 // relay passes on what the binary has logged, and returns the last error in there: it is not logged, but returned.
 func (b *binary) relay(ctx context.Context, file string) (failure string) {
 	data, _ := os.ReadFile(file)
-	for line := range strings.Lines(string(data)) {
+	for data = bytes.TrimSpace(data); len(data) > 0; data = bytes.TrimSpace(data) {
 		var entry struct{ Level, Msg string }
-		if json.Unmarshal([]byte(line), &entry) != nil {
-			entry.Level, entry.Msg = "warning", line // some write plain text whatever they are asked for
+		if d := json.NewDecoder(bytes.NewReader(data)); d.Decode(&entry) == nil {
+			data = data[d.InputOffset():] // crun's entries have several lines
+		} else {
+			line, rest, _ := bytes.Cut(data, []byte("\n"))
+			entry.Level, entry.Msg, data = "warning", string(line), rest // some write plain text whatever they are asked for
 		}
 		msg := strings.TrimSpace(entry.Msg)
 		switch entry.Level {

@@ -154,6 +154,13 @@ func check(r *task.CreateRequest) error {
 	case s.Root == nil:
 		what = "root property must not be empty"
 	default:
+		root := s.Root.Path
+		if !filepath.IsAbs(root) {
+			root = filepath.Join(r.Bundle, root)
+		}
+		if _, err := os.Stat(root); err != nil { // crun does not say which file it is that it misses
+			return fmt.Errorf("root file system: %w", err)
+		}
 		return engine.CheckProcess(s.Process)
 	}
 	return fmt.Errorf("%s: %w", what, errdefs.ErrInvalidArgument)

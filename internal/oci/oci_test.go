@@ -39,12 +39,29 @@ func runc(t testing.TB) enginetest.Engine {
 	e := binary(t, "runc")
 	e.NoCommand = `runc create failed: unable to start container process: error during container init: exec: "nosuch": executable file not found in $PATH`
 	e.NoCommandExec = `exec failed: unable to start container process: exec: "nosuch": executable file not found in $PATH`
+	e.NoSystemd = "slice:prefix:name"
 	return e
 }
 
 func TestRunc(t *testing.T) { enginetest.Run(t, runc(t)) }
 
 func TestRuncCheckpoint(t *testing.T) { enginetest.RunCheckpoint(t, runc(t)) }
+
+func crun(t testing.TB) enginetest.Engine {
+	t.Helper()
+	e := binary(t, "crun")
+	e.NoCommand = "executable file `nosuch` not found in $PATH"
+	e.NoCommandExec = "executable file `nosuch` not found in $PATH: No such file or directory"
+	e.NoSystemd = "sd-bus"
+	return e
+}
+
+func TestCrun(t *testing.T) {
+	if !enginetest.Unified() {
+		return // crun refuses hosts with both cgroup versions: test/cgroup2 runs this
+	}
+	enginetest.Run(t, crun(t))
+}
 
 // wrapped is the engine with a script in runc's place, that ends by running it.
 func wrapped(t testing.TB, script string) enginetest.Engine {

@@ -30,6 +30,7 @@ var guests = []struct {
 	{"engine", []string{"internal/container", "internal/cgroup"}},
 	{"shim", []string{"manager", "shim", "internal/stdio", "internal/reap", "cmd/containerd-shim-runc-v2"}},
 	{"spec", []string{"test/spec"}},
+	{"oci", []string{"internal/oci"}},
 }
 
 // programs are what the tests start, apart from themselves.
@@ -58,6 +59,12 @@ var leftOut = map[string]map[string]string{
 		"TestEngine$/^TwentyAtOnce":  "takes long on one CPU; the same as one",
 		"TestEngine$/^ParallelExecs": "takes long on one CPU; the same as one",
 	},
+	"internal/oci": {
+		"TestRunc":                 "takes a minute; TestCrun makes the same calls, internal/container has the same cgroups",
+		"TestRuncCheckpoint":       "user-mode Linux has no CONFIG_CHECKPOINT_RESTORE",
+		"TestCrun$/^TwentyAtOnce":  "takes long on one CPU; the same as one",
+		"TestCrun$/^ParallelExecs": "takes long on one CPU; the same as one",
+	},
 	"test/spec": {
 		"TestRunc":                          "takes minutes; with libcontainer the same files are written",
 		"TestEveryFieldIsTestedOrExplained": "reads the project's files, and starts nothing",
@@ -72,6 +79,7 @@ mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /tmp
 mkdir -p /dev/pts /dev/shm
+ln -s /proc/self/fd/0 /dev/stdin
 mount -t devpts devpts /dev/pts
 mount -t cgroup2 none /sys/fs/cgroup
 ip link set lo up
@@ -109,11 +117,45 @@ func TestOnCgroup2(t *testing.T) {
 				"-tags", "no_grpc seccomp netgo osusergo", "-ldflags", "-linkmode external -extldflags -static", "./"+p)
 			script += fmt.Sprintf("run %s '^%s$'\n", p, strings.Join(slices.Sorted(maps.Keys(leftOut[p])), "$|^"))
 		}
+		if slices.Contains(guest.packages, "internal/oci") {
+			addRuntimes(t, root)
+		}
 		write(t, filepath.Join(root, "init"), fmt.Sprintf(guestInit, script))
 		if err := os.CopyFS(filepath.Join(root, "programs"), os.DirFS(bin)); err != nil {
 			t.Fatal(err)
 		}
 		wg.Go(func() { boot(t, linux, root, guest.name, guest.packages) })
+	}
+}
+
+// addRuntimes gives a guest crun and runc, with the libraries that crun was built with. runc does with these, too: they
+// are the newer ones.
+func addRuntimes(t *testing.T, root string) {
+	t.Helper()
+	tools := os.Getenv("SHIMWRIGHT_TOOLS")
+	if tools == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		tools = filepath.Join(cache, "shimwright", "tools")
+	}
+	crun, _ := filepath.Glob(filepath.Join(tools, "crun-*", "root"))
+	runc, err := exec.LookPath("runc")
+	if err != nil || len(crun) != 1 {
+		testkit.Missing(t, "needs runc and crun (hack/deps.sh test): %v, %q", err, crun)
+	}
+	binary, err := os.ReadFile(runc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(root, "bin/runc"), string(binary))
+	if err := errors.Join(
+		os.CopyFS(filepath.Join(root, "usr"), os.DirFS(filepath.Join(crun[0], "usr"))),
+		os.Symlink("../usr/bin/crun", filepath.Join(root, "bin/crun")),
+		os.Symlink("usr/lib/x86_64-linux-gnu", filepath.Join(root, "lib64")),
+	); err != nil {
+		t.Fatal(err)
 	}
 }
 
