@@ -37,8 +37,8 @@ func init() { runtime.LockOSThread() }
 type Reaper struct {
 	mu      sync.Mutex
 	watched map[int]*Child
-	holds   int
-	swept   chan struct{} // asks for a sweep; capacity 1
+	holds   map[*time.Time]bool // when each hold began
+	swept   chan struct{}       // asks for a sweep; capacity 1
 
 	strays map[int]time.Time // the leader's dead children that nobody watches, and when they were first seen; the sweep's own
 }
@@ -48,7 +48,7 @@ const grace = 300 * time.Millisecond
 
 // New returns a Reaper without children. Without Run, watched children work and orphans stay zombies.
 func New() *Reaper {
-	return &Reaper{watched: make(map[int]*Child), swept: make(chan struct{}, 1), strays: make(map[int]time.Time)}
+	return &Reaper{watched: make(map[int]*Child), holds: make(map[*time.Time]bool), swept: make(chan struct{}, 1), strays: make(map[int]time.Time)}
 }
 
 // Run reaps adopted orphans until ctx ends. It has to be called from the main goroutine.
@@ -77,9 +77,7 @@ func (r *Reaper) Run(ctx context.Context) error {
 // sweep reaps the leader's dead children that nobody watches and nobody has waited for since an earlier sweep. again:
 // some were left for a later one.
 func (r *Reaper) sweep(now time.Time) (again bool) {
-	if r.held() {
-		return false
-	}
+	held, since := r.held()
 	seen := r.strays
 	r.strays = make(map[int]time.Time)
 	for _, pid := range children() {
@@ -91,7 +89,7 @@ func (r *Reaper) sweep(now time.Time) (again bool) {
 			continue
 		}
 		first, ok := seen[pid]
-		if ok && now.Sub(first) >= grace {
+		if ok && now.Sub(first) >= grace && !(held && !first.Before(since)) {
 			_ = waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOHANG|unix.WNOTHREAD)
 			continue
 		}
@@ -99,7 +97,7 @@ func (r *Reaper) sweep(now time.Time) (again bool) {
 			first = now
 		}
 		r.strays[pid] = first
-		again = true
+		again = again || !held || first.Before(since) // the end of a hold asks for a sweep
 	}
 	return again
 }
@@ -115,21 +113,29 @@ func children() (pids []int) {
 	return pids
 }
 
-func (r *Reaper) held() bool {
+// held tells when the first of the holds has begun, if there is one.
+func (r *Reaper) held() (held bool, since time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.holds > 0
+	for began := range r.holds {
+		if !held || began.Before(since) {
+			held, since = true, *began
+		}
+	}
+	return held, since
 }
 
-// Hold keeps orphans from being reaped until release is called: for a start whose helper processes may end up with
-// the leader before whoever waits for them has seen them.
+// Hold keeps orphans that are found dead from now on from being reaped until release is called: for a start whose helper
+// processes may end up with the leader before whoever waits for them has seen them.
 func (r *Reaper) Hold() (release func()) {
+	began := new(time.Time)
+	*began = time.Now()
 	r.mu.Lock()
-	r.holds++
+	r.holds[began] = true
 	r.mu.Unlock()
 	return sync.OnceFunc(func() {
 		r.mu.Lock()
-		r.holds--
+		delete(r.holds, began)
 		r.mu.Unlock()
 		r.ask()
 	})

@@ -137,6 +137,8 @@ func TestHoldKeepsOrphans(t *testing.T) {
 	if z := zombies(t); z != 1 {
 		t.Errorf("%d zombies while they are held, want 1", z)
 	}
+	later := reaper.Hold() // keeps none that was there before it
+	defer later()
 	release()
 	waitForNoChildren(t)
 }
