@@ -90,3 +90,21 @@ func TestKillOfAStartThatHangs(t *testing.T) {
 	}
 	enginetest.ExitsWith(t, c, 137)
 }
+
+// A program that ends while the binary has not yet returned from starting it was started, whatever is done about its end
+// meanwhile: what is left in its container is killed.
+func TestProgramThatEndsDuringItsStart(t *testing.T) {
+	h := enginetest.NewHost(t, wrapped(t, `case "$*" in *" start "*) runc "$@"; status=$?; sleep 0.3; exit $status;; esac`))
+	c, _ := h.Created("c", "true")
+	ended := make(chan error)
+	go func() { // ends with the container
+		c.Wait()
+		ended <- c.Kill(t.Context(), syscall.SIGKILL, true)
+	}()
+	if err := c.Start(t.Context()); err != nil {
+		t.Errorf("start: %v", err)
+	}
+	if err := <-ended; err != nil && !errdefs.IsNotFound(err) {
+		t.Errorf("kill: %v", err)
+	}
+}

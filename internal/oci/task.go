@@ -57,10 +57,12 @@ func (t *Task) start(ctx context.Context) error {
 	return err
 }
 
-// Kill signals the init, or with all everything in the container. SIGKILL also ends a start that hangs.
+// Kill signals the init, or with all everything in the container. SIGKILL also ends a start that hangs; but not one whose
+// program has ended while the binary was at it, when what is left in the container is killed.
 func (t *Task) Kill(ctx context.Context, sig syscall.Signal, all bool) error {
+	ended := t.stopped("kill") != nil
 	err := t.Container.Kill(ctx, sig, all)
-	if sig == syscall.SIGKILL {
+	if sig == syscall.SIGKILL && !(all && ended) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		if f := t.starting; f != nil {
