@@ -67,6 +67,7 @@ func TestCrun(t *testing.T) {
 func wrapped(t testing.TB, script string) enginetest.Engine {
 	t.Helper()
 	e := runc(t)
+	enginetest.NewHost(t, e) // the first host of all runs a container, which is not the script's
 	e.Binary = filepath.Join(t.TempDir(), "wrapper")
 	if err := os.WriteFile(e.Binary, []byte("#!/bin/sh\n"+script+"\nexec runc \"$@\"\n"), 0o755); err != nil {
 		t.Fatal(err)

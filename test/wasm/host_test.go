@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -26,9 +25,6 @@ type host struct {
 	rootfs  string
 	options *anypb.Any
 	*manager.Manager
-
-	mu     sync.Mutex
-	events []manager.Event
 }
 
 // newHost is a host for the wasm shim whose containers have module as /app.wasm. When the test ends, nothing may be left
@@ -52,10 +48,7 @@ func newHost(t *testing.T, module string) *host {
 		t.Fatal(err)
 	}
 	go func() { // ends with the manager
-		for e := range h.Events() {
-			h.mu.Lock()
-			h.events = append(h.events, e)
-			h.mu.Unlock()
+		for range h.Events() {
 		}
 	}()
 	t.Cleanup(func() {
@@ -76,16 +69,6 @@ func (h *host) add(name, from string) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-}
-
-// topics are the events so far, in their order.
-func (h *host) topics() (topics []string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, e := range h.events {
-		topics = append(topics, e.Topic)
-	}
-	return topics
 }
 
 func module(t *testing.T) string {
