@@ -87,7 +87,8 @@ func TestRuncLoggers(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.start()
-	for id, tty := range map[string]bool{"plain": false, "tty": true} {
+	for _, id := range []string{"plain", "tty"} {
+		tty := id == "tty"
 		p := process("sh", "-c", "echo "+id)
 		p.Terminal = tty
 		packed, err := manager.Pack(p)
@@ -134,7 +135,7 @@ func TestRuncLoggers(t *testing.T) {
 	if _, err := h.createWith("c3", h.spec("nosuch"), nil, &taskapi.CreateTaskRequest{Stdout: uri, Stderr: uri}); err == nil {
 		t.Error("nosuch was created")
 	}
-	h.happened("c1", "create", "start", "added "+"plain", "started plain", "exit plain 0", "delete plain 0",
+	h.happened("c1", "create", "start", "added plain", "started plain", "exit plain 0", "delete plain 0",
 		"added tty", "started tty", "exit tty 0", "delete tty 0", "exit 137", "delete 137")
 }
 
