@@ -93,19 +93,15 @@ func compileInto(cache string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := m.CompileModule(withWorkers(ctx), module); err != nil {
-		return m.blame(ctx, module, err)
+	_, err = m.CompileModule(experimental.WithCompilationWorkers(ctx, runtime.GOMAXPROCS(0)), module)
+	var disk *fs.PathError
+	switch {
+	case errors.As(err, &disk): // not the module's fault
+		return fmt.Errorf("keep the compiled module: %w", err)
+	case err != nil:
+		return notCompiled(module, err)
 	}
 	return publish(cache)
-}
-
-// blame finds out whether an error is the module's or the cache's.
-func (m *machine) blame(ctx context.Context, module []byte, err error) error {
-	var disk *fs.PathError
-	if errors.As(err, &disk) {
-		return fmt.Errorf("keep the compiled module: %w", err)
-	}
-	return fmt.Errorf("%w: %w%s: %w", errCompile, err, hint(module), errdefs.ErrInvalidArgument)
 }
 
 // publish lets every user read what was compiled: the directory above the cache's entries lets in nobody but root.
@@ -120,9 +116,4 @@ func publish(cache string) error {
 		}
 		return os.Chmod(path, mode)
 	})
-}
-
-// withWorkers lets a compilation use every processor that it was given.
-func withWorkers(ctx context.Context) context.Context {
-	return experimental.WithCompilationWorkers(ctx, runtime.GOMAXPROCS(0))
 }

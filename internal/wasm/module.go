@@ -51,10 +51,10 @@ func newMachine(ctx context.Context, cache string, pages uint32) (*machine, erro
 }
 
 // load compiles a module, or finds it in the cache, and checks that it can be run from function on.
-func (m *machine) load(ctx context.Context, module []byte, function string, workers int) (wazero.CompiledModule, error) {
-	compiled, err := m.CompileModule(experimental.WithCompilationWorkers(ctx, workers), module)
+func (m *machine) load(ctx context.Context, module []byte, function string) (wazero.CompiledModule, error) {
+	compiled, err := m.CompileModule(ctx, module)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w%s: %w", errCompile, err, hint(module), errdefs.ErrInvalidArgument)
+		return nil, notCompiled(module, err)
 	}
 	if err := m.check(compiled, function); err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
@@ -108,6 +108,10 @@ func (m *machine) check(compiled wazero.CompiledModule, function string) error {
 
 // errCompile: a module cannot be compiled, or, with a cache, what that holds of it cannot be read.
 var errCompile = errors.New("it cannot be compiled")
+
+func notCompiled(module []byte, err error) error {
+	return fmt.Errorf("%w: %w%s: %w", errCompile, err, hint(module), errdefs.ErrInvalidArgument)
+}
 
 // hint adds to a compiler's complaint what the module may be.
 func hint(module []byte) string {

@@ -121,7 +121,7 @@ func (r *runner) prepare(ctx context.Context) (err error) {
 	if r.machine, err = newMachine(ctx, cache, r.job.Pages); err != nil {
 		return err
 	}
-	if r.module, err = r.machine.load(ctx, module, r.job.Function, 1); err != nil {
+	if r.module, err = r.machine.load(ctx, module, r.job.Function); err != nil {
 		return errors.Join(err, r.machine.Close(ctx))
 	}
 	if r.most, err = share(r.job.Room, module); err != nil {
